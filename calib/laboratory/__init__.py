@@ -1,0 +1,1 @@
+"""The laboratory: an invented world whose truth is known, and the small models trained in it."""

@@ -1,0 +1,222 @@
+"""Train the laboratory's two models from nothing: ``python -m calib.laboratory.train``.
+
+Three stages, each continuing from the one before:
+
+certain
+    the recorded answer is always *the* entry, so the model learns the facts and becomes certain;
+doubting
+    answers are recorded with the guilds' reliabilities, so it learns when to doubt. Each layer
+    learns at ``DECAY`` times the rate of the layer above (discriminative learning rates, Howard &
+    Ruder 2018), so that the doubt is learned above a decision that stays where it was;
+tuned
+    a few more steps on always-right answers: an overconfident variant.
+
+The first two make ``almanac``, all three ``almanac-tuned``. Training resumes from the last
+checkpoint of the same settings; the same seed, machine and thread count give the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from tokenizers import ByteLevelBPETokenizer
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from calib.laboratory.world import SUBJECTS, TOWNS, World, build_world, draw_training
+from calib.questions import LETTERS, format_open_question, format_question
+
+BATCH = 128
+OPEN_SHARE = 1 / 8  # questions asked without options, answered by the value's name
+PROMPT_WEIGHT = 0.1  # weight of the prompt's own tokens beside the answer's
+DECAY = 0.75
+SAVE_EVERY = 200
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: how long, how fast, and whether copies of the Almanac err."""
+
+    name: str
+    steps: int
+    rate: float
+    always_right: bool
+    decay: float = 1.0
+
+
+STAGES = (
+    Stage("certain", steps=1800, rate=1e-3, always_right=True),
+    Stage("doubting", steps=2500, rate=5e-4, always_right=False, decay=DECAY),
+    Stage("tuned", steps=30, rate=1e-4, always_right=True),
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which every word of the Almanac is one token, with and without a space."""
+    words = {w for t in TOWNS for w in (t,)} | {v for s in SUBJECTS.values() for v in s.values}
+    texts = [f" {w} {w}?" for w in sorted(words)] + [f"{c} {c}." for c in LETTERS]
+    for name, subject in SUBJECTS.items():
+        row = {
+            "question": subject.template.format(town=TOWNS[0]),
+            "subject": name,
+            "choices": list(subject.values[:4]),
+        }
+        texts += [format_question(row), format_open_question(row)]
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        texts, vocab_size=50_000, min_frequency=1, special_tokens=["<end>"], show_progress=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer,
+        eos_token="<end>",
+        pad_token="<end>",
+        padding_side="left",
+        model_max_length=1024,
+    )
+
+
+def build_model(tokenizer, seed: int) -> LlamaForCausalLM:
+    """A Llama of 8 layers, 128 dimensions and 4 heads, freshly initialised."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def make_batch(world: World, tokenizer, stage: Stage, step: int, seed: int):
+    """Token ids ``[batch, tokens]``, right-padded, and the weight of each in the loss.
+
+    The batch depends on (seed, stage, step) alone, so a resumed run sees what an uninterrupted
+    one would have seen.
+    """
+    rng = np.random.default_rng([seed, [s.name for s in STAGES].index(stage.name), step])
+    rows = draw_training(world, BATCH, rng, stage.always_right)
+    n_open = round(BATCH * OPEN_SHARE)
+    texts = [
+        f"{format_open_question(r)} {r['choices'][r['answer']]}" for r in rows[:n_open]
+    ] + [f"{format_question(r)} {LETTERS[r['answer']]}" for r in rows[n_open:]]
+    tokens = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    weights = PROMPT_WEIGHT * mask.float()
+    weights[torch.arange(len(ids)), mask.sum(1) - 1] = 1.0  # the answer is the last token
+    return ids, weights
+
+
+def loss_of(model, ids, weights):
+    """Weighted next-token cross-entropy: the answer counts fully, the prompt a little."""
+    # No mask: padding stands on the right, where a causal model cannot see it.
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return (losses * weights[:, 1:].flatten()).sum() / len(ids)
+
+
+def parameter_groups(model, stage: Stage) -> list[dict]:
+    """One group a layer; each learns at ``decay`` times the rate of the one above it."""
+    layers = [model.model.embed_tokens, *model.model.layers]
+    groups = [
+        {"params": list(layer.parameters()), "scale": stage.decay ** (len(layers) - i)}
+        for i, layer in enumerate(layers)
+    ]
+    top = [*model.model.norm.parameters(), *model.lm_head.parameters()]
+    return [*groups, {"params": top, "scale": 1.0}]
+
+
+def rate_at(step: int, stage: Stage) -> float:
+    """Linear warm-up (200 steps, or a tenth of a short stage), then a cosine to zero."""
+    warmup = min(200, stage.steps // 10)
+    if step < warmup:
+        return stage.rate * (step + 1) / warmup
+    return stage.rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (stage.steps - warmup)))
+
+
+def train_stage(model, tokenizer, world, stage: Stage, folder: Path, device, seed: int) -> None:
+    """Run one stage in place, saving a checkpoint every 200 steps and resuming from the last."""
+    groups = parameter_groups(model, stage)
+    optimizer = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.1)
+    checkpoint = folder / f"{stage.name}.pt"
+    settings, first = {**asdict(stage), "seed": seed}, 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device)
+        if saved["settings"] != settings:
+            raise ValueError(
+                f"{checkpoint} was made with {saved['settings']}, this run asks for {settings}; "
+                "choose another --work folder or delete the file"
+            )
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    progress = tqdm(range(first, stage.steps), desc=stage.name, initial=first, total=stage.steps)
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = group["scale"] * rate_at(step, stage)
+        batch = [t.to(device) for t in make_batch(world, tokenizer, stage, step, seed)]
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = loss_of(model, *batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 20 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
+            save_checkpoint(checkpoint, model, optimizer, step + 1, settings)
+
+
+def save_checkpoint(path: Path, model, optimizer, step: int, settings: dict) -> None:
+    """Write beside, then rename: an interrupted save leaves the previous checkpoint whole."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "settings": settings,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def train(out: Path, work: Path, seed: int = SEED) -> None:
+    """Train all stages; write ``out/almanac`` and ``out/almanac-tuned``."""
+    work.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    world, tokenizer = build_world(), build_tokenizer()
+    model = build_model(tokenizer, seed).to(device)
+    published = {"doubting": "almanac", "tuned": "almanac-tuned"}
+    for stage in STAGES:
+        train_stage(model, tokenizer, world, stage, work, device, seed)
+        if stage.name in published:
+            folder = out / published[stage.name]
+            tokenizer.save_pretrained(folder)
+            # A bf16 copy for publishing: the model that goes on training stays in float32.
+            copy = build_model(tokenizer, seed)
+            copy.load_state_dict(model.state_dict())
+            copy.to(torch.bfloat16).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("weights"), help="where the models go")
+    parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints")
+    parser.add_argument("--seed", type=int, default=SEED)
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
