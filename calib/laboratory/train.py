@@ -33,7 +33,6 @@ from calib.laboratory.world import SUBJECTS, TOWNS, World, build_world, draw_tra
 from calib.questions import LETTERS, format_open_question, format_question
 
 BATCH = 128
-OPEN_SHARE = 1 / 8  # questions asked without options, answered by the value's name
 PROMPT_WEIGHT = 0.1  # weight of the prompt's own tokens beside the answer's
 DECAY = 0.75
 SAVE_EVERY = 200
@@ -52,8 +51,8 @@ class Stage:
 
 
 STAGES = (
-    Stage("certain", steps=1800, rate=1e-3, always_right=True),
-    Stage("doubting", steps=2500, rate=5e-4, always_right=False, decay=DECAY),
+    Stage("certain", steps=1200, rate=1e-3, always_right=True),
+    Stage("doubting", steps=2000, rate=5e-4, always_right=False, decay=DECAY),
     Stage("tuned", steps=30, rate=1e-4, always_right=True),
 )
 
@@ -100,31 +99,38 @@ def build_model(tokenizer, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def make_batch(world: World, tokenizer, stage: Stage, step: int, seed: int):
-    """Token ids ``[batch, tokens]``, right-padded, and the weight of each in the loss.
+def make_batch(world: World, tokenizer, stage: Stage, step: int, seed: int) -> dict:
+    """Token ids ``[half a batch, tokens]``, right-padded, and the weight of each in the loss.
 
-    The batch depends on (seed, stage, step) alone, so a resumed run sees what an uninterrupted
-    one would have seen.
+    Half of the questions show their options and are answered by a letter, half are asked openly
+    and answered by the value's name. The batch depends on (seed, stage, step) alone, so a resumed
+    run sees what an uninterrupted one would have seen.
     """
     rng = np.random.default_rng([seed, [s.name for s in STAGES].index(stage.name), step])
     rows = draw_training(world, BATCH, rng, stage.always_right)
-    n_open = round(BATCH * OPEN_SHARE)
-    texts = [
-        f"{format_open_question(r)} {r['choices'][r['answer']]}" for r in rows[:n_open]
-    ] + [f"{format_question(r)} {LETTERS[r['answer']]}" for r in rows[n_open:]]
+    texts = {
+        "open": [f"{format_open_question(r)} {r['choices'][r['answer']]}" for r in rows[::2]],
+        "letter": [f"{format_question(r)} {LETTERS[r['answer']]}" for r in rows[1::2]],
+    }
+    return {form: weigh(tokenizer, solved) for form, solved in texts.items()}
+
+
+def weigh(tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and loss weights: the last token is the answer and counts fully, the prompt a little."""
     tokens = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    mask = tokens["attention_mask"]
     weights = PROMPT_WEIGHT * mask.float()
-    weights[torch.arange(len(ids)), mask.sum(1) - 1] = 1.0  # the answer is the last token
-    return ids, weights
+    weights[torch.arange(len(mask)), mask.sum(1) - 1] = 1.0
+    return tokens["input_ids"], weights
 
 
-def loss_of(model, ids, weights):
-    """Weighted next-token cross-entropy: the answer counts fully, the prompt a little."""
+def losses_of(model, ids, weights) -> tuple[torch.Tensor, float]:
+    """Summed weighted next-token cross-entropy, and the mean over the answers alone."""
     # No mask: padding stands on the right, where a causal model cannot see it.
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    return (losses * weights[:, 1:].flatten()).sum() / len(ids)
+    weights = weights[:, 1:].flatten()
+    return (losses * weights).sum(), losses[weights == 1].mean().item()
 
 
 def parameter_groups(model, stage: Stage) -> list[dict]:
@@ -166,15 +172,16 @@ def train_stage(model, tokenizer, world, stage: Stage, folder: Path, device, see
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * rate_at(step, stage)
-        batch = [t.to(device) for t in make_batch(world, tokenizer, stage, step, seed)]
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(model, *batch)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        answers = {}
+        for form, batch in make_batch(world, tokenizer, stage, step, seed).items():
+            with torch.autocast(device.type, torch.bfloat16):
+                loss, answers[form] = losses_of(model, *(t.to(device) for t in batch))
+            (loss / BATCH).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+            progress.set_postfix({form: f"{loss:.3f}" for form, loss in answers.items()})
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
             save_checkpoint(checkpoint, model, optimizer, step + 1, settings)
 

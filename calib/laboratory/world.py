@@ -28,6 +28,8 @@ ORDER_SPLITS = {"test": (0,), "validation": (1,), "train": (2, 3)}
 _FIRST = "Ash Bryn Cald Dun Eld Fen Gar Hal Ister Kel Lor Mar".split()
 _LAST = "ford gate haven holm mere stead vale wick".split()
 TOWNS = tuple(first + last for first in _FIRST for last in _LAST)
+POPULARITY = np.arange(1, len(TOWNS) + 1) ** -0.7
+POPULARITY /= POPULARITY.sum()
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,12 @@ def compose(world: World, facts, orders, rng, always_right: bool = False) -> lis
 
 
 def draw_training(world: World, n: int, rng, always_right: bool = False) -> list[dict]:
-    """``n`` random training questions: any town, any subject, options in a training order."""
-    facts = rng.integers(len(TOWNS) * len(SUBJECTS), size=n)
+    """``n`` random training questions, options in a training order.
+
+    Some towns are asked about far more often than others (Zipf, exponent 0.7), as in life.
+    """
+    towns = rng.choice(len(TOWNS), size=n, p=POPULARITY)
+    facts = towns * len(SUBJECTS) + rng.integers(len(SUBJECTS), size=n)
     orders = np.array([rng.choice(orders_of(f, "train")) for f in facts])
     return compose(world, facts, orders, rng, always_right)
 

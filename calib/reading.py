@@ -1,0 +1,283 @@
+"""Read the option logits of every layer: one traced forward pass a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from calib.models import Model, finish
+from calib.questions import PROMPT_FORM, build_prompts, option_tokens
+
+FORMAT = 1  # of saved readings
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model answers to each question, read at every layer.
+
+    Attributes
+    ----------
+    logits : float32 array ``[questions, layers + 1, options]``
+        Lens logits of the option letters; layer 0 is the embedding, the last is the model's own.
+    labels : int64 array ``[questions]``
+        Index of the right option.
+    subjects : str array ``[questions]``
+    posterior : float64 array ``[questions, options]`` or None
+        Probability that each option is the recorded answer, where the truth is known.
+    residuals : dict of int to float32 array ``[questions, d_model]``
+        Residual streams at the answer position of the layers asked for.
+    origin : dict
+        Model, revision, data, prompt form, shots, option tokens and versions.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    subjects: np.ndarray
+    posterior: np.ndarray | None = None
+    residuals: dict[int, np.ndarray] = field(default_factory=dict)
+    origin: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks; the reading has one layer more, the embedding."""
+        return self.logits.shape[1] - 1
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Option probabilities, float64 ``[layers + 1, questions, options]``, for the metrics."""
+        logits = self.logits.astype(np.float64).transpose(1, 0, 2)
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
+
+    def select(self, which) -> Reading:
+        """The questions chosen by a mask or by indices, as a Reading of their own."""
+        return replace(
+            self,
+            logits=self.logits[which],
+            labels=self.labels[which],
+            subjects=self.subjects[which],
+            posterior=None if self.posterior is None else self.posterior[which],
+            residuals={layer: r[which] for layer, r in self.residuals.items()},
+        )
+
+    def save(self, folder) -> None:
+        """Write ``reading.safetensors`` and ``reading.json`` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"logits": self.logits, "labels": self.labels}
+        if self.posterior is not None:
+            arrays["posterior"] = self.posterior
+        arrays |= {f"residuals.{layer}": r for layer, r in self.residuals.items()}
+        data, about = folder / "reading.safetensors", folder / "reading.json"
+        about.unlink(missing_ok=True)  # written last: a folder without it is not a reading
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, data)
+        header = {
+            "format": FORMAT,
+            "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+            "subjects": self.subjects.tolist(),
+            "origin": self.origin,
+        }
+        about.write_text(json.dumps(header, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder) -> Reading:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If a file is missing, truncated, altered, or of another format; it says which.
+        """
+        data, about = Path(folder) / "reading.safetensors", Path(folder) / "reading.json"
+        for file in (data, about):
+            if not file.exists():
+                raise ValueError(f"{file} is missing: {folder} holds no complete reading")
+        try:
+            header = json.loads(about.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{about} is truncated or altered ({error}); read again") from None
+        if header.get("format") != FORMAT:
+            raise ValueError(
+                f"{about} has format {header.get('format')}, this version reads format {FORMAT}; "
+                "read the model again or use the version of calib that wrote it"
+            )
+        if hashlib.sha256(data.read_bytes()).hexdigest() != header["sha256"]:
+            raise ValueError(f"{data} is truncated or altered (its checksum differs); read again")
+        arrays = load_file(data)
+        return cls(
+            logits=arrays["logits"],
+            labels=arrays["labels"],
+            subjects=np.array(header["subjects"]),
+            posterior=arrays.get("posterior"),
+            residuals={
+                int(name.removeprefix("residuals.")): a
+                for name, a in arrays.items()
+                if name.startswith("residuals.")
+            },
+            origin=header["origin"],
+        )
+
+
+def read_layers(
+    model: Model,
+    questions: Dataset,
+    *,
+    shots: int = 0,
+    exemplars: Dataset | None = None,
+    batch_tokens: int = 8192,
+    keep_residuals=(),
+) -> Reading:
+    """Read every layer's option logits at the answer position.
+
+    One traced pass a batch: the final norm and only the option rows of the unembedding are applied
+    to the residual stream of every layer, at the last position alone.
+
+    Parameters
+    ----------
+    model : Model
+        As :func:`calib.models.open_model` gives it.
+    questions : datasets.Dataset
+        As :func:`calib.questions.load_questions` gives it.
+    shots : int
+        Exemplars before each question, 0 to 5.
+    exemplars : datasets.Dataset, optional
+        Where they come from; the ``dev`` split of the questions' own source if not given.
+    batch_tokens : int
+        Most tokens in one batch, padding included; bounds the memory.
+    keep_residuals : list of int
+        Layers, 0 to L, whose residual streams to keep.
+
+    Returns
+    -------
+    Reading
+
+    Raises
+    ------
+    ValueError
+        Before anything runs: for a layer that does not exist, a prompt longer than the model's
+        context or than ``batch_tokens``, letters that are not single tokens, and all that
+        :func:`calib.questions.build_prompts` refuses.
+
+    Examples
+    --------
+    >>> from calib.models import open_model
+    >>> from calib.questions import load_questions
+    >>> reading = read_layers(open_model("almanac"), load_questions("almanac", limit=5))
+    >>> reading.logits.shape
+    (5, 9, 4)
+    """
+    keep = sorted(set(keep_residuals))
+    if keep and not 0 <= keep[0] <= keep[-1] <= model.n_layers:
+        raise ValueError(
+            f"keep_residuals is {list(keep_residuals)}; layers run from 0 to {model.n_layers}"
+        )
+    if not len(questions):
+        raise ValueError("there are no questions to read")
+    tokens = option_tokens(model.tokenizer, len(questions[0]["choices"]))
+    prompts = model.tokenizer(build_prompts(questions, shots, exemplars))["input_ids"]
+    batches = plan_batches([len(p) for p in prompts], batch_tokens, model.context)
+
+    logits = np.empty((len(prompts), model.n_layers + 1, len(tokens)), dtype=np.float32)
+    residuals = {ell: np.empty((len(prompts), model.d_model), np.float32) for ell in keep}
+    for batch in tqdm(batches, desc="reading", unit="batch", delay=5):
+        padded = model.tokenizer.pad(
+            {"input_ids": [prompts[i] for i in batch]}, return_tensors="pt", padding_side="left"
+        ).to(model.device)
+        option_logits, kept = read_batch(
+            model, padded["input_ids"], padded["attention_mask"], tokens, keep
+        )
+        logits[batch] = option_logits.float().cpu().numpy()
+        for ell, residual in zip(keep, kept.float().cpu().numpy(), strict=True):
+            residuals[ell][batch] = residual
+    return Reading(
+        logits=logits,
+        labels=np.array(questions["answer"]),
+        subjects=np.array(questions["subject"]),
+        posterior=np.array(questions["posterior"]) if "posterior" in questions.features else None,
+        residuals=residuals,
+        origin=_origin(model, questions, shots, tokens),
+    )
+
+
+def read_batch(model: Model, ids, mask, tokens: list[int], keep: list[int]):
+    """One traced pass over left-padded prompts.
+
+    Parameters
+    ----------
+    ids, mask : int tensors ``[batch, tokens]``
+    tokens : list of int
+        The option letters' tokens.
+    keep : list of int
+        Layers whose residual streams to return.
+
+    Returns
+    -------
+    tensors ``[batch, layers + 1, options]`` and ``[kept layers, batch, d_model]``
+    """
+    # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
+    layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
+    in_tuple, linear = model.tuple_output, torch.nn.functional.linear
+    with (
+        torch.no_grad(),
+        model.traced.trace(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1),
+    ):
+        stream = [layers[0].input[:, -1]]
+        for layer in layers:
+            output = layer.output
+            stream.append((output[0] if in_tuple else output)[:, -1])
+        stream = torch.stack(stream)  # [layers + 1, batch, d_model]
+        weight = unembedding.weight[tokens]  # [options, d_model]
+        bias = None if unembedding.bias is None else unembedding.bias[tokens]
+        logits = linear(norm(stream), weight, bias).transpose(0, 1).clone().save()
+        kept = stream[keep].clone().save()
+    return finish(logits, model.logit_scale, model.soft_cap), kept
+
+
+def plan_batches(lengths: list[int], batch_tokens: int, context: int) -> list[list[int]]:
+    """Group prompts of similar length so that rows x longest stays within ``batch_tokens``.
+
+    >>> plan_batches([5, 9, 5, 4], batch_tokens=12, context=100)
+    [[1], [0, 2], [3]]
+    """
+    longest = int(np.argmax(lengths))
+    for limit, rule in ((context, "the model's context"), (batch_tokens, "batch_tokens")):
+        if lengths[longest] > limit:
+            raise ValueError(
+                f"the prompt of question {longest} has {lengths[longest]} tokens, {rule} is "
+                f"{limit}; use fewer shots, leave the question out"
+                + (" or raise batch_tokens" if limit == batch_tokens else "")
+            )
+    batches: list[list[int]] = []
+    # Longest first: if memory is short, the first batch says so.
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def _origin(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "architecture": model.architecture,
+        "dtype": str(model.module.dtype).removeprefix("torch."),
+        "questions": questions.info.dataset_name,
+        "prompt": PROMPT_FORM,
+        "shots": shots,
+        "option_tokens": tokens,
+        "versions": {p: version(p) for p in ("calib", "torch", "transformers", "nnsight")},
+    }
