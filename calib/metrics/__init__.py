@@ -1,0 +1,45 @@
+"""Calibration metrics on arrays: option probabilities and labels in, numbers and intervals out."""
+
+from calib.metrics.binned import (
+    ReliabilityTable,
+    classwise_ece,
+    debiased_l2,
+    ece,
+    mce,
+    reliability_table,
+)
+from calib.metrics.bootstrap import Interval, bootstrap
+from calib.metrics.checks import check, confidence_and_correct
+from calib.metrics.scores import (
+    BrierDecomposition,
+    accuracy,
+    auroc,
+    brier,
+    brier_decomposition,
+    mean_confidence,
+    nll,
+    signed_gap,
+)
+from calib.metrics.smooth import smooth_ece
+
+__all__ = [
+    "BrierDecomposition",
+    "Interval",
+    "ReliabilityTable",
+    "accuracy",
+    "auroc",
+    "bootstrap",
+    "brier",
+    "brier_decomposition",
+    "check",
+    "classwise_ece",
+    "confidence_and_correct",
+    "debiased_l2",
+    "ece",
+    "mce",
+    "mean_confidence",
+    "nll",
+    "reliability_table",
+    "signed_gap",
+    "smooth_ece",
+]

@@ -1,0 +1,178 @@
+"""What every metric asks of its input, and the two numbers a question most of them start from."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import numpy as np
+
+SUM_TOLERANCE = 1e-4  # a float32 softmax stays well inside, a float16 one may not
+
+
+def check(probabilities, labels) -> tuple[np.ndarray, np.ndarray]:
+    """Option probabilities and labels as every metric wants them, or an error that says why not.
+
+    Parameters
+    ----------
+    probabilities : array_like ``[..., questions, options]``
+        Each row is not negative and sums to 1 within 1e-4; at least 1 question, 2 options.
+        Rows are not renormalised.
+    labels : array_like of int ``[questions]``
+        Index of the right option, 0 to options - 1; shared by all leading axes.
+
+    Returns
+    -------
+    probabilities : float64 array ``[..., questions, options]``
+    labels : int64 array ``[questions]``
+
+    Raises
+    ------
+    TypeError
+        If the probabilities are not real numbers, or the labels not integers.
+    ValueError
+        If shapes, ranges or sums are wrong, naming the first offending place.
+
+    Examples
+    --------
+    >>> check([[0.9, 0.2]], [0])
+    Traceback (most recent call last):
+    ...
+    ValueError: probabilities[0] sums to 1.1; a row must sum to 1 within 0.0001. \
+For logits take the softmax, in float32 or finer
+    """
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    if probabilities.dtype.kind not in "fiu":
+        raise TypeError(
+            f"probabilities are {probabilities.dtype}; they must be real numbers: "
+            "pass a float array [..., questions, options]"
+        )
+    _check_shapes(probabilities.shape, labels.shape)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(
+            f"labels are {labels.dtype}; they must be the integer index of the right option: "
+            "convert them, for letters with 'ABCD'.index"
+        )
+    p = np.ascontiguousarray(probabilities, dtype=np.float64)
+    _check_values(p)
+    n_options = p.shape[-1]
+    outside = (labels < 0) | (labels >= n_options)
+    if outside.any():
+        first = int(outside.argmax())
+        raise ValueError(
+            f"labels[{first}] is {labels[first]}; with {n_options} options labels run from 0 to "
+            f"{n_options - 1}: drop the question or recode its label"
+        )
+    return p, labels.astype(np.int64)
+
+
+def _check_shapes(probabilities, labels) -> None:
+    if len(probabilities) < 2:
+        raise ValueError(
+            f"probabilities have shape {probabilities}; they must be [..., questions, options]: "
+            "one question is p[None, :]"
+        )
+    n_questions, n_options = probabilities[-2:]
+    if n_options < 2:
+        raise ValueError(
+            f"probabilities have {n_options} options in their last axis; at least 2 are needed: "
+            "write a binary p as [1 - p, p]"
+        )
+    if 0 in probabilities:
+        raise ValueError(
+            f"probabilities have shape {probabilities}; no metric is defined on nothing: "
+            "check what selected the questions"
+        )
+    if labels != (n_questions,):
+        raise ValueError(
+            f"labels have shape {labels}, probabilities {probabilities}; labels must have one "
+            f"entry a question, shape ({n_questions},): layers and other axes go before questions"
+        )
+
+
+def _check_values(p) -> None:
+    finite = np.isfinite(p)
+    if not finite.all():
+        at = _first(~finite)
+        raise ValueError(
+            f"probabilities{list(at)} is {p[at]}; every entry must be finite: "
+            "find where the model's logits overflow, or run it in a wider type"
+        )
+    if p.min() < 0:
+        at = _first(p < 0)
+        raise ValueError(
+            f"probabilities{list(at)} is {p[at]:.6g}; no entry may be negative: "
+            "for logits take the softmax"
+        )
+    sums = p.sum(axis=-1)  # [..., questions]
+    wrong = np.abs(sums - 1) > SUM_TOLERANCE
+    if wrong.any():
+        at = _first(wrong)
+        raise ValueError(
+            f"probabilities{list(at)} sums to {sums[at]:.6g}; a row must sum to 1 within "
+            f"{SUM_TOLERANCE}. For logits take the softmax, in float32 or finer"
+        )
+
+
+def _first(mask) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(mask.argmax(), mask.shape))
+
+
+def check_count(name: str, value) -> int:
+    """A whole number of at least 1, such as ``n_bins``.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it is below 1.
+
+    Examples
+    --------
+    >>> check_count("n_bins", 10)
+    10
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; it must be an integer of at least 1")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be an integer of at least 1")
+    return int(value)
+
+
+def confidence_and_correct(probabilities, labels) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence, the largest option probability, and whether that option is the right one.
+
+    Between equal largest probabilities the first option is the answer.
+
+    Parameters
+    ----------
+    probabilities : array_like ``[..., questions, options]``
+    labels : array_like of int ``[questions]``
+
+    Returns
+    -------
+    confidence : float64 array ``[..., questions]``, 1/options to 1
+    correct : bool array ``[..., questions]``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check`.
+
+    Examples
+    --------
+    >>> confidence, correct = confidence_and_correct([[0.7, 0.3], [0.6, 0.4]], [0, 1])
+    >>> confidence.tolist(), correct.tolist()
+    ([0.7, 0.6], [True, False])
+    """
+    return top(*check(probabilities, labels))
+
+
+def top(p, labels) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`confidence_and_correct` of input already checked."""
+    return p.max(axis=-1), p.argmax(axis=-1) == labels
+
+
+def plain(array):
+    """A Python float where no leading axis is left, the array itself elsewhere."""
+    return float(array) if np.ndim(array) == 0 else array
