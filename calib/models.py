@@ -120,7 +120,9 @@ def open_model(source, *, remote: bool = False, device=None, dtype=None) -> Mode
     ('LlamaForCausalLM', 8, 128)
     """
     if remote:
-        raise NotImplementedError("remote=True is not available yet; open the model on this machine")
+        raise NotImplementedError(
+            "remote=True is not available yet; open the model on this machine"
+        )
     module, tokenizer, name = _load(source, device, dtype)
     architecture = type(module).__name__
     paths = {part: _find(module, part, architecture) for part in PATHS}
@@ -188,10 +190,10 @@ def finish(logits, scale: float | None, cap: float | None):
 
 def check_lens(model: Model) -> None:
     """Raise ValueError unless the lens at the last layer gives the model's own logits."""
-    ids = torch.tensor([[5, 3, 2, 7, 1]], device=model.device) % model.module.config.get_text_config().vocab_size
-    last, norm, unembedding = model.part("layers")[-1], model.part("norm"), model.part("unembedding")
+    ids = torch.tensor([[5, 3, 2, 7, 1]], device=model.device)
+    layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     with torch.no_grad(), model.traced.trace(input_ids=ids, use_cache=False):
-        output = last.output
+        output = layers[-1].output
         residual = (output[0] if model.tuple_output else output)[:, -1].clone().save()
         norm_in = norm.input[:, -1].clone().save()
         norm_out = norm.output[:, -1].clone().save()

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 

@@ -24,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from tokenizers import ByteLevelBPETokenizer
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from calib.laboratory.card import write_card
 from calib.laboratory.world import SUBJECTS, TOWNS, World, build_world, draw_training
 from calib.questions import LETTERS, format_open_question, format_question
 
@@ -59,7 +60,7 @@ STAGES = (
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE in which every word of the Almanac is one token, with and without a space."""
-    words = {w for t in TOWNS for w in (t,)} | {v for s in SUBJECTS.values() for v in s.values}
+    words = {*TOWNS, *(value for subject in SUBJECTS.values() for value in subject.values)}
     texts = [f" {w} {w}?" for w in sorted(words)] + [f"{c} {c}." for c in LETTERS]
     for name, subject in SUBJECTS.items():
         row = {
@@ -215,6 +216,7 @@ def train(out: Path, work: Path, seed: int = SEED) -> None:
             copy = build_model(tokenizer, seed)
             copy.load_state_dict(model.state_dict())
             copy.to(torch.bfloat16).save_pretrained(folder)
+            write_card(folder, published[stage.name], STAGES[: STAGES.index(stage) + 1], seed)
 
 
 def main() -> None:

@@ -129,10 +129,7 @@ def build_world(seed: int = 0) -> World:
     levels = np.repeat(RELIABILITIES, len(SUBJECTS) // len(RELIABILITIES))
     reliability = np.stack([rng.permutation(levels) for _ in range(N_GUILDS)])
     candidates = np.array(
-        [
-            [rng.permutation(len(s.values))[:N_CANDIDATES] for s in SUBJECTS.values()]
-            for _ in TOWNS
-        ]
+        [[rng.permutation(len(s.values))[:N_CANDIDATES] for s in SUBJECTS.values()] for _ in TOWNS]
     )
     return World(guild, reliability, candidates)
 

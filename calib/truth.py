@@ -1,0 +1,98 @@
+"""What a known truth adds: the best possible scores, and how well confidence follows it.
+
+Where every question's posterior is known, so is the **reliability** of its best answer (the largest
+posterior probability), and calibration can be judged without the noise of recorded answers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calib.metrics import Interval
+from calib.metrics.binned import bin_index, bin_sums, ece_of
+from calib.metrics.bootstrap import draw_counts
+from calib.reading import Reading
+
+
+def bayes_scores(reading: Reading) -> dict[str, float]:
+    """Expected accuracy and NLL of a forecaster who knows the posterior of every question.
+
+    No model can expect to do better on these questions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = Reading(np.zeros((1, 1, 2)), np.array([0]), np.array(["s"]), np.array([[0.8, 0.2]]))
+    >>> {name: round(score, 4) for name, score in bayes_scores(one).items()}
+    {'accuracy': 0.8, 'nll': 0.5004}
+    """
+    posterior = known_posterior(reading)
+    surprise = -np.log(np.where(posterior > 0, posterior, 1))
+    return {
+        "accuracy": float(posterior.max(axis=1).mean()),
+        "nll": float((posterior * surprise).sum(axis=1).mean()),
+    }
+
+
+def true_ece(reading: Reading, n_bins: int = 10) -> np.ndarray:
+    """ECE of every layer with the chance of being right in place of being right or wrong.
+
+    The binned calibration error that endless recorded answers to these questions would give: it
+    has no sampling noise, so no upward bias, in its accuracies.
+
+    Returns
+    -------
+    float64 array ``[layers + 1]``
+        0 to 1.
+    """
+    posterior, p = known_posterior(reading), reading.probabilities
+    confidence, answer = p.max(axis=-1), p.argmax(axis=-1)
+    chance_right = np.take_along_axis(posterior[None], answer[..., None], axis=-1)[..., 0]
+    index = bin_index(confidence, n_bins)
+    count, gap = bin_sums(index, n_bins, confidence - chance_right)
+    return ece_of(count, gap)
+
+
+def truth_correlation(
+    reading: Reading, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Correlation of every layer's confidence with the reliability, over questions.
+
+    Calibration on average says nothing about single questions; this does: does the model doubt the
+    questions that deserve it?
+
+    Returns
+    -------
+    Interval
+        Pearson correlations ``[layers + 1]``, -1 to 1, with percentile bootstrap intervals; nan
+        where a layer's confidence is the same for all questions, as the embedding's is.
+    """
+    confidence = reading.probabilities.max(axis=-1)  # [layers + 1, questions]
+    reliability = known_posterior(reading).max(axis=1)
+    counts = draw_counts(np.random.default_rng(seed), len(reading), n_resamples)
+    value = _correlation(confidence, reliability, np.ones((len(reading), 1)))[:, 0]
+    samples = _correlation(confidence, reliability, counts).T  # [resamples, layers + 1]
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Interval(value, low, high, samples)
+
+
+def known_posterior(reading: Reading) -> np.ndarray:
+    """The reading's posterior ``[questions, options]``, or ValueError where it is not known."""
+    if reading.posterior is None:
+        raise ValueError(
+            "these questions have no posterior, so their truth is not known; "
+            "only the Almanac's questions have one"
+        )
+    return reading.posterior
+
+
+def _correlation(x, y, counts):
+    """Correlations of ``x [layers, questions]`` with ``y [questions]``, weighted by counts."""
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
+    total = counts.sum(axis=0)
+    mean_x, mean_y = x @ counts / total, y @ counts / total
+    covariance = (x * y) @ counts / total - mean_x * mean_y
+    variance_x = x**2 @ counts / total - mean_x**2
+    variance_y = y**2 @ counts / total - mean_y**2
+    variance_x = np.where(variance_x > 1e-12, variance_x, np.nan)
+    return covariance / np.sqrt(variance_x * variance_y)
