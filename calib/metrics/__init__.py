@@ -10,12 +10,11 @@ from calib.metrics.binned import (
 )
 from calib.metrics.bootstrap import Interval, bootstrap
 from calib.metrics.checks import check, confidence_and_correct
+from calib.metrics.decomposition import BrierDecomposition, brier_decomposition
 from calib.metrics.scores import (
-    BrierDecomposition,
     accuracy,
     auroc,
     brier,
-    brier_decomposition,
     mean_confidence,
     nll,
     signed_gap,

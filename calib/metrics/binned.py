@@ -10,38 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calib.metrics.bins import bin_index, bin_sums
 from calib.metrics.checks import check, check_count, plain, top
-
-BINNINGS = ("equal-width", "equal-mass")
-
-
-def bin_index(confidence, n_bins, binning="equal-width"):
-    """Bin of each question ``[..., questions]``, 0 to n_bins - 1."""
-    if binning not in BINNINGS:
-        raise ValueError(f"binning is {binning!r}; it must be one of {', '.join(BINNINGS)}")
-    if binning == "equal-width":
-        # k / n_bins is the float nearest to the edge, as a confidence written k / n_bins is;
-        # the sums of steps in other constructions of the edges are not.
-        inner_edges = np.arange(1, n_bins) / n_bins
-        return np.searchsorted(inner_edges, confidence, side="left")
-    n_questions = confidence.shape[-1]
-    order = np.argsort(confidence, axis=-1, kind="stable")
-    sizes = [len(part) for part in np.array_split(np.arange(n_questions), n_bins)]
-    index = np.empty(confidence.shape, dtype=np.int64)
-    bin_of_rank = np.broadcast_to(np.repeat(np.arange(n_bins), sizes), index.shape)
-    np.put_along_axis(index, order, bin_of_rank, axis=-1)
-    return index
-
-
-def bin_sums(index, n_bins, *values):
-    """Questions a bin, then the sum of each of ``values`` a bin: float64 ``[..., bins]`` each."""
-    lead = index.shape[:-1]
-    n_rows = int(np.prod(lead))
-    offset = np.arange(n_rows).reshape(*lead, 1) * n_bins  # a run of bins for each row
-    cell = (index + offset).ravel()
-    weights = (None, *(value.ravel() for value in values))
-    sums = (np.bincount(cell, weight, minlength=n_rows * n_bins) for weight in weights)
-    return [each.reshape(*lead, n_bins).astype(np.float64) for each in sums]
 
 
 def ece_of(count, gap):
