@@ -1,0 +1,54 @@
+# `make help` says what there is to do. Only relative paths below: the folder may have spaces.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+# What runs the build; the tests put their own interpreter here.
+RUN ?= $(VENV)/bin/python
+
+# Everything the book needs comes with the repository: nothing is asked of the model hub, and no
+# progress bar ends up on a page.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+export TQDM_DISABLE := 1
+export PYTHONHASHSEED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help book html test clean
+
+help:
+	@echo "make book    compute every chapter and write the book to _build/html"
+	@echo "make test    check the style, the library, the book and its pages"
+	@echo "make clean   delete the built book, its cache and the virtual environment"
+	@echo "make help    show this text"
+	@echo
+	@echo "The first two install what they need into $(VENV); this takes some minutes, once."
+	@echo "They need Python 3.11 or newer; to say which: make book PYTHON=python3.12"
+
+# Again only when the requirements have changed.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" > /dev/null || { \
+	  echo "No Python called $(PYTHON) was found. Install Python 3.11 or newer, or name" \
+	    "yours: make book PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "calib needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" --version 2>&1)." \
+	    "Name a newer one: make book PYTHON=python3.12" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
+	@touch $(STAMP)
+
+book: $(STAMP) html
+	@echo "The book is ready: open _build/html/index.html"
+
+# --all: a page that failed to build is not taken for done the next time (computed cells are kept).
+# -W -n --keep-going: any warning fails the build, and all of them are shown.
+html:
+	"$(RUN)" -c 'from jupyter_book.cli.main import main; main()' \
+	  build . --all -W -n --keep-going
+
+test: $(STAMP)
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m ruff format --check
+	$(VENV)/bin/python -m pytest
+
+clean:
+	rm -rf _build $(VENV)
