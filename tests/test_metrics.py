@@ -1,5 +1,7 @@
 """Metrics: refusals, numbers worked by hand, other libraries' numbers, then properties."""
 
+import subprocess
+import sys
 from fractions import Fraction
 from math import ceil, inf, log, nan, sqrt
 
@@ -119,6 +121,12 @@ def test_mce_refuses_when_no_bin_is_left():
         metrics.mce(FINE, [0, 1], min_count=0)
 
 
+def test_importing_metrics_imports_numpy_alone():
+    code = "import sys, calib.metrics; print({'torch', 'pandas', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_float32_softmax_is_accepted():
     logits = np.random.default_rng(0).normal(scale=4, size=(1000, 4))
     p = softmax(logits)
@@ -150,6 +158,7 @@ def test_first_of_equal_options_is_the_answer():
 
 def test_nll_of_an_option_ruled_out_is_infinite():
     assert metrics.nll([[1.0, 0.0], [0.5, 0.5]], [1, 0]) == inf
+    assert str(metrics.nll([[1.0, 0.0]], [0])) == "0.0"  # of a certain one 0, and not -0
 
 
 def test_ece_with_confidence_exactly_one():
@@ -197,8 +206,10 @@ def test_equal_mass_by_hand():
     assert alone == pytest.approx((0.6 + 0.3 + 0.8 + 0.1) / 4)
 
 
-def test_equal_mass_equals_sorting_and_splitting():
-    p, labels = random_forecasts(1, n=503)
+@pytest.mark.parametrize("decimals", [1, 15], ids=["ties", "no ties"])
+def test_equal_mass_equals_sorting_and_splitting(decimals):
+    drawn = np.random.default_rng(1).uniform(0.5, 1, size=503).round(decimals)
+    p, labels = two_options(drawn, np.arange(503) % 3 > 0)
     confidence, correct = metrics.confidence_and_correct(p, labels)
     parts = np.array_split(np.argsort(confidence, kind="stable"), 15)
     gaps = [abs(confidence[i].mean() - correct[i].mean()) * len(i) / 503 for i in parts]
@@ -258,8 +269,9 @@ def smoothed_by_sums(confidence, correct, sigma, n=4000):
 
 @pytest.mark.parametrize("sigma", [0.02, 93 / 512, 0.6])
 def test_smoothing_equals_the_definition(sigma):
-    spectrum = residual_spectrum(SMOOTH_CONFIDENCE, SMOOTH_CORRECT)
-    direct = smoothed_by_sums(SMOOTH_CONFIDENCE, SMOOTH_CORRECT, sigma)
+    confidence = SMOOTH_CONFIDENCE**2  # not symmetric about the middle
+    spectrum = residual_spectrum(confidence, SMOOTH_CORRECT)
+    direct = smoothed_by_sums(confidence, SMOOTH_CORRECT, sigma)
     assert smoothed_error(spectrum, sigma) == pytest.approx(direct, abs=1e-6)
 
 

@@ -70,7 +70,8 @@ def bootstrap(
     ECE and MCE are biased upwards, more in a resample than in the sample, since repeating
     questions adds to the chance deviations of bins. Their percentile interval can therefore lie
     wholly above the value, most for few questions and good calibration. It says how much the
-    number would vary, not where the true error is. Differences between layers suffer less.
+    number would vary, not where the true error is; a difference of layers is rid of the bias only
+    as far as they share it.
 
     Parameters
     ----------
@@ -197,10 +198,10 @@ def _auroc(confidence, correct, counts):
 
 def _interval(value, samples, level):
     ordered = np.sort(samples, axis=0)  # nan last
-    last = np.count_nonzero(~np.isnan(samples), axis=0) - 1
+    last = np.count_nonzero(~np.isnan(samples), axis=0) - 1  # -1 where all are nan: any row does
     tail = (1 - level) / 2 * last
     low, high = (
-        np.take_along_axis(ordered, np.maximum(rank, 0).astype(np.int64)[None], axis=0)[0]
+        np.take_along_axis(ordered, rank.astype(np.int64)[None], axis=0)[0]
         for rank in (np.floor(tail), np.ceil(last - tail))
     )
     return Interval(value=value, low=plain(low), high=plain(high), samples=samples)

@@ -33,8 +33,8 @@ class BrierDecomposition:
 def brier_decomposition(probabilities, labels, n_bins: int = 10) -> BrierDecomposition:
     """Split the top-label Brier score into reliability, resolution, uncertainty and a rest.
 
-    The score split is binary, mean of (confidence - correct)², not :func:`calib.metrics.brier`. With weights
-    w_b, mean confidence c_b and accuracy a_b of the bins, and accuracy a over all:
+    The score split is binary, mean of (confidence - correct)², not :func:`calib.metrics.brier`.
+    With weights w_b, mean confidence c_b and accuracy a_b of the bins, and accuracy a over all:
 
     - reliability Σ w_b (c_b - a_b)², 0 is best;
     - resolution Σ w_b (a_b - a)², large is best;

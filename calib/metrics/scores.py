@@ -23,7 +23,7 @@ def _gap(p, labels):
 def _nll(p, labels):
     right = (p * _one_hot(p, labels)).sum(axis=-1)
     with np.errstate(divide="ignore"):
-        return 0 - np.log(right)  # 0 -, since a bare minus turns a perfect 0 into -0
+        return -np.log(right)
 
 
 def _brier(p, labels):
