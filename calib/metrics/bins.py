@@ -1,4 +1,4 @@
-"""Bins of confidence: which one each question falls in, and sums over them.
+"""Bins of confidence: which one each question falls in, sums over them, and their errors.
 
 Bins are (lo, hi], 0 belongs to the first and 1 to the last, and edges are compared in float64.
 """
@@ -37,3 +37,27 @@ def bin_sums(index, n_bins, *values):
     weights = (None, *(value.ravel() for value in values))
     sums = (np.bincount(cell, weight, minlength=n_rows * n_bins) for weight in weights)
     return [each.reshape(*lead, n_bins).astype(np.float64) for each in sums]
+
+
+def ece_of(count, gap):
+    """ECE ``[...]`` of questions and summed confidence - correct in each bin ``[..., bins]``."""
+    return np.abs(gap).sum(axis=-1) / count.sum(axis=-1)
+
+
+def mce_of(count, gap, min_count):
+    """MCE ``[...]`` of the same; nan where no bin holds ``min_count`` questions."""
+    error = np.abs(gap) / np.maximum(count, 1)
+    largest = np.where(count >= min_count, error, -1).max(axis=-1)
+    return np.where(largest < 0, np.nan, largest)
+
+
+def check_some_bin(count, min_count) -> None:
+    """Refuse bins ``[..., bins]`` none of which holds ``min_count`` questions."""
+    most = count.max(axis=-1)
+    if (most < min_count).any():
+        at = np.unravel_index(np.argmin(most), most.shape)
+        where = f" at leading index {[int(i) for i in at]}" if at else ""
+        raise ValueError(
+            f"min_count is {min_count}; the fullest bin{where} holds {most[at]:.0f} questions, "
+            "so no bin is left for MCE: lower min_count or n_bins, or use more questions"
+        )

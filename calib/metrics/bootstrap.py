@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from calib.metrics.binned import ece, ece_of, mce, mce_of
-from calib.metrics.bins import bin_index
+from calib.metrics.binned import ece, mce
+from calib.metrics.bins import bin_index, ece_of, mce_of
 from calib.metrics.checks import check, check_count, plain, top
 from calib.metrics.scores import (
     QUESTION_VALUES,
