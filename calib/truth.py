@@ -70,8 +70,8 @@ def truth_correlation(
     confidence = reading.probabilities.max(axis=-1)  # [layers + 1, questions]
     reliability = known_posterior(reading).max(axis=1)
     counts = draw_counts(np.random.default_rng(seed), len(reading), n_resamples)
-    value = _correlation(confidence, reliability, np.ones((len(reading), 1)))[:, 0]
-    samples = _correlation(confidence, reliability, counts).T  # [resamples, layers + 1]
+    value = _correlation(confidence, reliability, np.ones((1, len(reading))))[0]
+    samples = _correlation(confidence, reliability, counts)  # [resamples, layers + 1]
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(value, low, high, samples)
 
@@ -87,12 +87,11 @@ def known_posterior(reading: Reading) -> np.ndarray:
 
 
 def _correlation(x, y, counts):
-    """Correlations of ``x [layers, questions]`` with ``y [questions]``, weighted by counts."""
-    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
-    total = counts.sum(axis=0)
-    mean_x, mean_y = x @ counts / total, y @ counts / total
-    covariance = (x * y) @ counts / total - mean_x * mean_y
-    variance_x = x**2 @ counts / total - mean_x**2
-    variance_y = y**2 @ counts / total - mean_y**2
+    """Correlations ``[resamples, layers]`` of ``x [layers, questions]`` with ``y [questions]``."""
+    x, y = (x - x.mean(axis=1, keepdims=True)).T, (y - y.mean())[:, None]  # [questions, ...]
+    weights = counts / counts.sum(axis=1, keepdims=True)  # [resamples, questions]
+    mean_x, mean_y = weights @ x, weights @ y
+    covariance = weights @ (x * y) - mean_x * mean_y
+    variance_x, variance_y = weights @ x**2 - mean_x**2, weights @ y**2 - mean_y**2
     variance_x = np.where(variance_x > 1e-12, variance_x, np.nan)
     return covariance / np.sqrt(variance_x * variance_y)

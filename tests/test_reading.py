@@ -93,7 +93,7 @@ def test_a_reading_is_what_unpadded_forward_passes_say(name, shots, questions):
         np.testing.assert_allclose(reading.logits[i, -1], own[letters], atol=1e-5)
         expected = lens(model, torch.stack(stream), letters)
         np.testing.assert_allclose(reading.logits[i], expected, atol=1e-5)
-    assert reading.logits.std(axis=0).min() > 1e-3  # the questions do differ
+    assert reading.logits[:, 1:].std(axis=0).min() > 1e-3  # the questions do differ
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "opt"])

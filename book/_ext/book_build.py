@@ -11,6 +11,7 @@ from pathlib import Path
 
 # The two parts of MathJax that the pages load: 1.5 of the package's 24 MB.
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
+ICON_FONT = re.compile(r'<link [^>]*href="https?://[^"]*/font-awesome[^"]*"[^>]*>')
 
 
 def repository_url(root, environ=os.environ):
@@ -62,14 +63,19 @@ def configure(app, config):
         options.pop("repository_url", None)
 
 
-def drop_thebe(app, pagename, templatename, context, doctree):
-    """Leave out the live-code scripts: declared twice on a page, they are a script error."""
+def keep_page_whole(app, pagename, templatename, context, doctree):
+    """Take out of a page what breaks it or asks the network for something.
+
+    The live-code scripts, which declare their constants twice and so are a script error; and the
+    icon font that matplotlib's animations link to: the theme brings the same icons.
+    """
 
     def is_thebe(script):
         body = getattr(script, "attributes", {}).get("body") or ""
         return "thebe" in str(getattr(script, "filename", script)) or "THEBE" in body
 
     context["script_files"] = [s for s in context.get("script_files", []) if not is_thebe(s)]
+    context["body"] = ICON_FONT.sub("", context.get("body", ""))
 
 
 def copy_mathjax(app, exception):
@@ -86,6 +92,6 @@ def copy_mathjax(app, exception):
 
 def setup(app):
     app.connect("config-inited", configure)
-    app.connect("html-page-context", drop_thebe, priority=900)  # after every script is added
+    app.connect("html-page-context", keep_page_whole, priority=900)  # after every script is added
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -53,8 +53,8 @@ class Stage:
 
 STAGES = (
     Stage("certain", steps=1200, rate=1e-3, always_right=True),
-    Stage("doubting", steps=2000, rate=5e-4, always_right=False, decay=DECAY),
-    Stage("tuned", steps=30, rate=1e-4, always_right=True),
+    Stage("doubting", steps=3400, rate=6e-4, always_right=False, decay=DECAY),
+    Stage("tuned", steps=12, rate=1e-4, always_right=True),
 )
 
 
@@ -211,7 +211,7 @@ def train(out: Path, work: Path, seed: int = SEED) -> None:
         train_stage(model, tokenizer, world, stage, work, device, seed)
         if stage.name in published:
             folder = out / published[stage.name]
-            tokenizer.save_pretrained(folder)
+            build_tokenizer().save_pretrained(folder)  # unused, so without padding state
             # A bf16 copy for publishing: the model that goes on training stays in float32.
             copy = build_model(tokenizer, seed)
             copy.load_state_dict(model.state_dict())
