@@ -54,7 +54,7 @@ class Stage:
 STAGES = (
     Stage("certain", steps=1200, rate=1e-3, always_right=True),
     Stage("doubting", steps=3400, rate=6e-4, always_right=False, decay=DECAY),
-    Stage("tuned", steps=12, rate=1e-4, always_right=True),
+    Stage("tuned", steps=8, rate=1e-4, always_right=True),
 )
 
 
