@@ -213,6 +213,6 @@ def by_category(reading: Reading) -> dict[str, Reading]:
     ValueError
         If a subject belongs to none of them.
     """
-    categories = np.array([category_of(s) for s in reading.subjects])
+    categories = np.array([category_of(str(s)) for s in reading.subjects])
     order = ("STEM", "humanities", "social sciences", "other")
     return {c: reading.select(categories == c) for c in order if (categories == c).any()}
