@@ -101,9 +101,8 @@ def plot_reliability(table: ReliabilityTable, ax=None, *, color=COLORS["base"], 
 def wilson(share, count, z: float = 1.96):
     """Wilson's 95 % interval of a share ``[...]`` out of a count ``[...]``.
 
-    >>> low, high = wilson(0.5, 100)
-    >>> round(low, 4), round(high, 4)
-    (0.4038, 0.5962)
+    >>> np.round(wilson(0.5, 100), 4).tolist()
+    [0.4038, 0.5962]
     """
     center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from calib.models import Model, finish
 from calib.questions import PROMPT_FORM, build_prompts, option_tokens
