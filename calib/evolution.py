@@ -1,7 +1,9 @@
 """How accuracy and calibration evolve through the layers, and the phases this falls into.
 
 Onset
-    the first layer from which on accuracy's interval lies above chance;
+    the first layer from which on accuracy's interval lies above chance. Chance is what always
+    answering with the commonest right letter would score, since a layer that knows nothing often
+    does just that: one over the number of options would take MMLU's uneven letters for knowledge;
 decision
     the first layer from which on accuracy stays within a tolerance of the last layer's;
 correction
@@ -65,7 +67,7 @@ class Evolution:
         One row a layer; for each metric a column with its value and two with its interval,
         ``ece``, ``ece_low``, ``ece_high``.
     chance : float
-        One over the number of options.
+        Accuracy of always answering with the letter that is right most often.
     onset : int or None
         None if accuracy never leaves chance for good.
     decision : int
@@ -78,6 +80,11 @@ class Evolution:
     onset: int | None
     decision: int
     correction: Correction | None
+
+    def interval(self, metric: str, layer: int) -> tuple[float, float, float]:
+        """Value, low and high of a metric at a layer."""
+        row = self.table.loc[layer]
+        return tuple(float(row[metric + end]) for end in ("", "_low", "_high"))
 
 
 def evolve(
@@ -133,7 +140,7 @@ def evolve(
         level=level,
         seed=seed,
     )
-    chance = 1 / reading.logits.shape[-1]
+    chance = float(np.bincount(reading.labels).max() / len(reading))
     accuracy = intervals["accuracy"]
     decision = first_for_good(np.abs(accuracy.value - accuracy.value[-1]) <= tolerance)
     return Evolution(

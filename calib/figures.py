@@ -6,12 +6,14 @@ rather than legends, light backgrounds that stay readable in a dark page.
 
 from __future__ import annotations
 
+import html
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation
 
 from calib.evolution import Evolution
-from calib.metrics import ReliabilityTable, reliability_table
+from calib.metrics import ReliabilityTable, ece, reliability_table
 from calib.reading import Reading
 
 COLORS = {
@@ -34,6 +36,7 @@ NAMES = {
     "brier": "Brier score",
     "auroc": "AUROC of confidence",
 }
+END = "name at a line's end"  # by this spread_labels finds them
 STYLE = {
     "figure.facecolor": "white",
     "figure.dpi": 110,
@@ -106,7 +109,25 @@ def wilson(share, count, z: float = 1.96):
     """
     center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return center - half, center + half
+    return np.maximum(center - half, 0), np.minimum(center + half, 1)  # rounding may pass the ends
+
+
+def plot_band(x, value, low, high, ax=None, *, color=COLORS["base"], label=None):
+    """A line with its interval as a band around it, both ``[points]``, and its name at its end.
+
+    Returns
+    -------
+    matplotlib axes
+    """
+    ax = ax or plt.gca()
+    ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    ax.plot(x, value, color=color, marker="o", ms=4)
+    if label:
+        ax.annotate(
+            label, (x[-1], value[-1]), xytext=(8, 0), textcoords="offset points",
+            color=color, va="center", annotation_clip=False, gid=END,
+        )  # fmt: skip
+    return ax
 
 
 def plot_metric(evolutions: dict[str, Evolution], metric: str, ax=None, *, colors=COLORS):
@@ -117,37 +138,58 @@ def plot_metric(evolutions: dict[str, Evolution], metric: str, ax=None, *, color
     evolutions : dict of str to Evolution
         By the name written beside the line; ``colors`` is looked up by it.
     metric : str
-        A column of :attr:`Evolution.table`.
+        A metric of :attr:`Evolution.table`.
 
     Returns
     -------
     matplotlib axes
     """
     ax = ax or plt.gca()
-    ends = {}
     for name, evolution in evolutions.items():
-        table, color = evolution.table, colors.get(name, COLORS["control"])
-        low, high = table[f"{metric}_low"], table[f"{metric}_high"]
-        ax.fill_between(table.index, low, high, color=color, alpha=0.2, lw=0)
-        ax.plot(table.index, table[metric], color=color, marker="o", ms=4)
-        ends[name] = (table.index[-1], table[metric].iloc[-1], color)
-    label_ends(ax, ends)
-    ax.set(xlabel="layer", ylabel=NAMES[metric])
-    ax.xaxis.get_major_locator().set_params(integer=True)
+        color = colors.get(name, COLORS["control"])
+        _plot_layers(evolution, metric, ax, color, name)
+    spread_labels(ax)
+    ax.set(ylabel=NAMES[metric])
     return ax
 
 
-def label_ends(ax, ends: dict[str, tuple]) -> None:
-    """Write each line's name to the right of its last point, moved apart where they collide."""
+def plot_phases(evolution: Evolution, ax=None):
+    """Accuracy and mean confidence by layer, with onset, decision and correction marked.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Examples
+    --------
+    >>> from calib import evolve, load_questions, open_model, read_layers
+    >>> reading = read_layers(open_model("almanac"), load_questions("almanac", limit=200))
+    >>> plot_phases(evolve(reading, n_resamples=100)).get_xlabel()
+    'layer'
+    """
+    ax = ax or plt.gca()
+    _plot_layers(evolution, "confidence", ax, COLORS["tuned"], "confidence")
+    _plot_layers(evolution, "accuracy", ax, COLORS["base"], "accuracy")
+    ax.axhline(evolution.chance, color=COLORS["control"], ls="--", lw=1)
+    ax.set(ylabel="share, probability", ylim=(0, 1))
+    spread_labels(ax)
+    return mark_phases(evolution, ax)
+
+
+def _plot_layers(evolution, metric, ax, color, label):
+    columns = (evolution.table[metric + end].to_numpy() for end in ("", "_low", "_high"))
+    plot_band(evolution.table.index, *columns, ax, color=color, label=label)
+    ax.set(xlabel="layer")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def spread_labels(ax) -> None:
+    """Move the names at the lines' ends apart where they collide; call once all lines are there."""
     bottom, top = ax.get_ylim()
-    gap = 0.07 * (top - bottom)
-    written = -np.inf
-    for name, (x, y, color) in sorted(ends.items(), key=lambda end: end[1][1]):
-        written = max(y, written + gap)
-        ax.annotate(
-            name, (x, written), xytext=(8, 0), textcoords="offset points",
-            color=color, va="center", annotation_clip=False,
-        )  # fmt: skip
+    gap, last = 0.07 * (top - bottom), -np.inf
+    for label in sorted(ax.findobj(lambda a: a.get_gid() == END), key=lambda a: a.xy[1]):
+        last = max(label.xy[1], last + gap)
+        label.xy = (label.xy[0], last)
 
 
 def mark_phases(evolution: Evolution, ax=None):
@@ -169,23 +211,28 @@ def mark_phases(evolution: Evolution, ax=None):
 
 
 def animate_reliability(reading: Reading, *, n_bins: int = 10, color=COLORS["base"]):
-    """The reliability diagram scrubbed from layer to layer.
+    """The reliability diagram, one frame a layer; :func:`to_player` puts it on a page.
 
     Returns
     -------
     matplotlib.animation.FuncAnimation
-        One frame a layer; ``.to_jshtml()`` makes a player that needs no network.
     """
-    tables = [reliability_table(p, reading.labels, n_bins) for p in reading.probabilities]
     figure, ax = plt.subplots(figsize=(4.2, 4.4))
 
     def draw(layer):
         ax.clear()
-        table = tables[layer]
-        plot_reliability(table, ax, color=color)
-        full = table.count > 0
-        gaps = np.abs(table.confidence - table.accuracy)[full]
-        ece = (table.count[full] * gaps).sum() / table.count.sum()
-        ax.set_title(f"Layer {layer} of {reading.n_layers}: ECE {ece:.3f}")
+        p, labels = reading.probabilities[layer], reading.labels
+        plot_reliability(reliability_table(p, labels, n_bins), ax, color=color)
+        error = ece(p, labels, n_bins)
+        ax.set_title(f"Layer {layer} of {reading.n_layers}: ECE {error:.3f}")
 
-    return FuncAnimation(figure, draw, frames=len(tables), interval=600)
+    plt.close(figure)  # or a notebook would show the last frame beside the player
+    return FuncAnimation(figure, draw, frames=reading.n_layers + 1, interval=600)
+
+
+def to_player(animation: FuncAnimation, alt: str) -> str:
+    """The animation as HTML with buttons and a slider, its pictures described by ``alt``.
+
+    It holds all its frames and needs no network.
+    """
+    return animation.to_jshtml().replace("<img id=", f'<img alt="{html.escape(alt)}" id=')

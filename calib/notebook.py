@@ -26,11 +26,18 @@ def glue(name: str, value) -> None:
 
 
 def glue_interval(name: str, value: float, low: float, high: float, digits: int = 3) -> None:
-    """Glue a value, its bounds (``_low``, ``_high``) and the three as a text (``_text``).
-
-    The text reads ``0.123 [0.110, 0.136]``.
-    """
+    """Glue a value, its bounds (``_low``, ``_high``) and the three as a text (``_text``)."""
     glue(name, float(value))
     glue(f"{name}_low", float(low))
     glue(f"{name}_high", float(high))
-    glue(f"{name}_text", f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    glue(f"{name}_text", interval_text(value, low, high, digits))
+
+
+def interval_text(value: float, low: float, high: float, digits: int = 3) -> str:
+    """A value and its interval as the book writes them.
+
+    >>> interval_text(-0.0021, -0.015, 0.0094)
+    '−0.002 [−0.015, 0.009]'
+    """
+    value, low, high = (f"{x:.{digits}f}".replace("-", "−") for x in (value, low, high))
+    return f"{value} [{low}, {high}]"
