@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 RUN ?= $(VENV)/bin/python
 
 # Everything the book needs comes with the repository: nothing is asked of the model hub, and no
-# progress bar ends up on a page.
+# progress bar, nor the warning that there is no widget for one, ends up on a page. (With ipywidgets
+# installed, pages would ask the network for its scripts.)
 export HF_HUB_OFFLINE := 1
+export PYTHONWARNINGS := ignore:IProgress not found
 export TOKENIZERS_PARALLELISM := false
 export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0

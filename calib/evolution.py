@@ -219,6 +219,13 @@ def by_category(reading: Reading) -> dict[str, Reading]:
     ------
     ValueError
         If a subject belongs to none of them.
+
+    Examples
+    --------
+    >>> subjects = np.array(["virology", "astronomy", "machine_learning"])
+    >>> reading = Reading(np.zeros((3, 2, 4)), np.array([0, 1, 2]), subjects)
+    >>> {category: len(part) for category, part in by_category(reading).items()}
+    {'STEM': 2, 'other': 1}
     """
     categories = np.array([category_of(str(s)) for s in reading.subjects])
     order = ("STEM", "humanities", "social sciences", "other")

@@ -171,6 +171,10 @@ def plot_phases(evolution: Evolution, ax=None):
     _plot_layers(evolution, "confidence", ax, COLORS["tuned"], "confidence")
     _plot_layers(evolution, "accuracy", ax, COLORS["base"], "accuracy")
     ax.axhline(evolution.chance, color=COLORS["control"], ls="--", lw=1)
+    ax.annotate(
+        "chance", (0, evolution.chance), xytext=(0, -12), textcoords="offset points",
+        color=COLORS["control"], ha="center",
+    )  # fmt: skip
     ax.set(ylabel="share, probability", ylim=(0, 1))
     spread_labels(ax)
     return mark_phases(evolution, ax)

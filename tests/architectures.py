@@ -1,5 +1,6 @@
 """Small random models of every supported architecture, with nothing left at a convenient value."""
 
+import copy
 from importlib.resources import files
 
 import torch
@@ -58,10 +59,15 @@ CONFIGS = {
 }
 
 
-def random_module(name: str, seed: int = 0):
-    """A model whose every parameter is random: no norm of ones, no bias of zeros."""
-    torch.manual_seed(seed)
-    module = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+def random_module(name: str, **changes):
+    """A model whose every parameter is random: no norm of ones, no bias of zeros.
+
+    ``changes`` are made to a copy of its configuration.
+    """
+    torch.manual_seed(0)
+    config = copy.deepcopy(CONFIGS[name])
+    config.update(changes)
+    module = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -34,11 +34,12 @@ answered by the value's name. AdamW (betas .9 and .98, weight decay .1), cosine 
 warm-up, gradient norm clipped at 1, seed {seed}. Test and validation questions show the options in
 orders that training never showed. `python -m calib.laboratory.train` makes the model again.
 
-**The confidence correction phase was trained for.** Training on noisy answers alone gives a model
-that is calibrated at every layer. This one was made certain first; then it learned to doubt with
-learning rates that fall by a factor of {decay} from each layer to the one below, so that the doubt
-was learned above a decision that stayed where it was. That the phase can be brought about so says
-nothing about how it comes about in models trained on text.
+**The confidence correction phase was trained for.** An earlier trial, with another form of the
+prompt and noisy answers from the first step on, ended calibrated at every layer. This model was
+made certain first; then it learned to doubt with learning rates that fall by a factor of {decay}
+from each layer to the one below, so that the doubt was learned above a decision that stayed where
+it was. That the phase can be brought about so says nothing about how it comes about in models
+trained on text.
 
 ## On {n} test questions
 

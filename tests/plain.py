@@ -1,0 +1,102 @@
+"""The book's quantities computed a second time, without calib: transformers' own hidden states and
+loops that follow the definitions. Slow and plain on purpose."""
+
+from importlib.resources import files
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+HEADER = "The following are multiple choice questions (with answers) about {}.\n\n"
+
+
+def prompt_of(row):
+    options = "".join(f"{letter}. {c}\n" for letter, c in zip("ABCD", row["choices"], strict=True))
+    return f"{HEADER.format(row['subject'].replace('_', ' '))}{row['question']}\n{options}Answer:"
+
+
+def load(name):
+    folder = files("calib.laboratory") / name
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return module, AutoTokenizer.from_pretrained(folder)
+
+
+def last_states(module, tokenizer, prompts):
+    """Residual streams at the last token ``[layers + 1, prompts, d_model]``, and the model's own
+    last logits ``[prompts, vocabulary]``; prompts of equal length at a time, so without padding."""
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    last = []  # hidden_states end after the final norm: the last layer's own output comes by a hook
+    module.model.layers[-1].register_forward_hook(lambda _, __, output: last.append(output))
+    stream = torch.empty(len(module.model.layers) + 1, len(ids), module.config.hidden_size)
+    logits = torch.empty(len(ids), module.config.vocab_size)
+    for length in sorted({len(row) for row in ids}):
+        rows = [i for i, row in enumerate(ids) if len(row) == length]
+        for some in torch.tensor(rows).split(256):
+            last.clear()
+            batch = torch.tensor([ids[i] for i in some])
+            with torch.no_grad():
+                output = module(input_ids=batch, output_hidden_states=True)
+            states = [*output.hidden_states[:-1], last[0]]
+            stream[:, some] = torch.stack([state[:, -1] for state in states])
+            logits[some] = output.logits[:, -1]
+    return stream, logits
+
+
+def full_lens(module, stream):
+    """Probabilities over the whole vocabulary ``[layers + 1, prompts, vocabulary]``."""
+    with torch.no_grad():
+        return module.lm_head(module.model.norm(stream)).softmax(-1)
+
+
+def accuracy(p, labels):
+    return np.mean(p.argmax(axis=1) == labels)
+
+
+def confidence(p, labels):
+    return np.mean(p.max(axis=1))
+
+
+def gap(p, labels):
+    return confidence(p, labels) - accuracy(p, labels)
+
+
+def nll(p, labels):
+    return -np.mean(np.log(p[np.arange(len(p)), labels]))
+
+
+def bins_of(p, outcome, n_bins=10):
+    """Share of questions and |confidence - outcome| of each bin that is not empty."""
+    top = p.max(axis=1)
+    for b in range(n_bins):
+        inside = (top > b / n_bins) & (top <= (b + 1) / n_bins)
+        if inside.any():
+            yield inside.sum(), abs(top[inside].mean() - outcome[inside].mean())
+
+
+def ece(p, labels, n_bins=10):
+    outcome = p.argmax(axis=1) == labels
+    return sum(n * error for n, error in bins_of(p, outcome, n_bins)) / len(p)
+
+
+def mce(p, labels, min_count=20):
+    outcome = p.argmax(axis=1) == labels
+    return max(error for n, error in bins_of(p, outcome) if n >= min_count)
+
+
+def true_ece(p, posterior):
+    chance_right = posterior[np.arange(len(p)), p.argmax(axis=1)]
+    return sum(n * error for n, error in bins_of(p, chance_right)) / len(p)
+
+
+def resample(statistic, n, times=300, level=0.95, seed=1):
+    """Percentile interval of ``statistic(rows)`` over resampled rows of n questions."""
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.integers(n, size=n)) for _ in range(times)]
+    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+
+
+def wilson(share, n):
+    """By solving (share - p)^2 = 1.96^2 p (1 - p) / n for p."""
+    z2 = 1.96**2
+    low, high = sorted(np.roots([1 + z2 / n, -(2 * share + z2 / n), share**2]).real)
+    return low, high

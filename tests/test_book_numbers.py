@@ -1,0 +1,354 @@
+"""Every number in the chapters' prose against the same number computed without calib."""
+
+import json
+import re
+from ast import literal_eval
+
+import numpy as np
+import plain
+import pytest
+import torch
+from conftest import ROOT
+
+from calib.questions import category_of, load_questions
+
+PAGES = ("index", "reliability", "asking", "layers")
+START, END = 6, 8  # of the correction phase
+
+
+def prose_of(page):
+    """The page's text without code, formulas and front matter."""
+    text = (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
+    text = re.sub(r"^---\n.*?\n---\n", "", text, count=1, flags=re.S)
+    text = re.sub(r"```\{code-cell\}.*?\n```", "", text, flags=re.S)
+    text = re.sub(r"```python.*?\n```", "", text, flags=re.S)
+    return re.sub(r"\$\$.*?\$\$", "", text, flags=re.S)
+
+
+def quoted_in(page):
+    """Names of the glued values the prose quotes, an interval under the name of its value."""
+    names = re.findall(r"\{glue:text\}`([^`:]+)(?::[^`]*)?`", prose_of(page))
+    return {name.removesuffix("_text") for name in names}
+
+
+@pytest.fixture(scope="session")
+def glued(book):
+    """Glued values by page and name."""
+    values = {}
+    for page in PAGES:
+        records = json.loads((book / f"jupyter_execute/book/{page}.glue.json").read_text())
+        assert records
+        values[page] = {
+            name: literal_eval(record["data"]["text/plain"]) for name, record in records.items()
+        }
+    return values
+
+
+class Laboratory:
+    """Both models' option probabilities at every layer, and the questions' truth."""
+
+    def __init__(self, limit):
+        self.questions = load_questions("almanac", limit=limit)
+        self.labels = np.array(self.questions["answer"])
+        self.posterior = np.array(self.questions["posterior"])
+        self.reliability = self.posterior.max(axis=1)
+        subjects = self.questions["subject"]
+        self.categories = np.array([category_of(subject) for subject in subjects])
+        self.n = limit
+        prompts = [plain.prompt_of(row) for row in self.questions]
+        self.p, self.stream = {}, {}
+        for name in ("almanac", "almanac-tuned"):
+            module, tokenizer = plain.load(name)
+            letters = [tokenizer(f" {letter}")["input_ids"][0] for letter in "ABCD"]
+            stream, own = plain.last_states(module, tokenizer, prompts)
+            words = plain.full_lens(module, stream)
+            torch.testing.assert_close(words[-1], own.softmax(-1), rtol=1e-4, atol=1e-6)
+            on_letters = words[:, :, letters].double()
+            self.p[name] = (on_letters / on_letters.sum(-1, keepdim=True)).numpy()
+            if name == "almanac":
+                self.mass = on_letters.sum(-1).numpy()
+        self.base, self.tuned = self.p["almanac"], self.p["almanac-tuned"]
+
+    def interval(self, metric, p, level=0.95):
+        """Value, low and high of a metric of probabilities ``[questions, 4]``."""
+        return self.of(lambda rows: metric(p[rows], self.labels[rows]), level)
+
+    def difference(self, metric, p, first, second, rows=None):
+        """Metric at one layer minus at another; limits as wide as for two candidate layers."""
+        rows = np.arange(self.n) if rows is None else rows
+
+        def change(some):
+            y = self.labels[rows[some]]
+            return metric(p[first][rows[some]], y) - metric(p[second][rows[some]], y)
+
+        return self.of(change, level=0.975, n=len(rows), times=1000)
+
+    def of(self, statistic, level=0.95, n=None, times=300):
+        n = n or self.n
+        return statistic(np.arange(n)), *plain.resample(statistic, n, times, level)
+
+
+@pytest.fixture(scope="module")
+def laboratory():
+    return Laboratory(4000)
+
+
+def share(hits, n):
+    return hits / n, *plain.wilson(hits / n, n)
+
+
+def expected_index():
+    lab = Laboratory(2000)
+    return {
+        "index_ece_start": lab.interval(plain.ece, lab.base[START]),
+        "index_ece_end": lab.interval(plain.ece, lab.base[END]),
+        "index_accuracy_change": lab.difference(plain.accuracy, lab.base, END, START),
+    }
+
+
+def drawn_labels(p, rng):
+    return np.array([rng.choice(4, p=row / row.sum()) for row in p])
+
+
+def debiased(p, labels):
+    """Kumar's debiased L2 error in ten bins, bin by bin."""
+    top, right, total = p.max(axis=1), p.argmax(axis=1) == labels, 0.0
+    for b in range(10):
+        inside = (top > b / 10) & (top <= (b + 1) / 10)
+        n = inside.sum()
+        if n > 1:
+            a = right[inside].mean()
+            total += n * ((top[inside].mean() - a) ** 2 - a * (1 - a) / (n - 1))
+    return np.sqrt(max(total / len(p), 0))
+
+
+def calibrated(metric, p, size, times=300):
+    """Mean and middle 95 % of a metric over samples whose labels are drawn from ``p`` itself."""
+    rng, values = np.random.default_rng(2), []
+    for _ in range(times):
+        some = p[rng.choice(len(p), size, replace=False)]
+        values.append(metric(some, drawn_labels(some, rng)))
+    return np.mean(values), *np.quantile(values, [0.025, 0.975])
+
+
+def expected_reliability(lab):
+    base, tuned = lab.base[-1], lab.tuned[-1]
+    rng = np.random.default_rng(3)
+    dealt = base.copy()  # another deal than the chapter's
+    for letter in range(4):
+        group = np.flatnonzero(base.argmax(axis=1) == letter)
+        dealt[group] = base[rng.permutation(group)]
+    interval = lab.interval
+    return {
+        "reliability_base_ece": interval(plain.ece, base),
+        "reliability_tuned_ece": interval(plain.ece, tuned),
+        "reliability_base_accuracy": interval(plain.accuracy, base),
+        "reliability_tuned_accuracy": interval(plain.accuracy, tuned),
+        "reliability_base_gap": interval(plain.gap, base),
+        "reliability_tuned_gap": interval(plain.gap, tuned),
+        "reliability_dealt_out_gap": interval(plain.gap, dealt),
+        "reliability_dealt_out_ece": interval(plain.ece, dealt),
+        "reliability_bias_100": calibrated(plain.ece, base, 100),
+        "reliability_bias_4000": calibrated(plain.ece, base, 4000, times=40),
+        "reliability_debiased_100": calibrated(debiased, base, 100),
+        "reliability_base_true_ece": plain.true_ece(base, lab.posterior),
+        "reliability_tuned_true_ece": plain.true_ece(tuned, lab.posterior),
+        # 285 of 300 on average, 95 % of the time within 7; ECE is never negative
+        "reliability_coverage_accuracy": share(285, 300),
+        "reliability_coverage_ece": share(0, 300),
+    }
+
+
+def expected_asking(lab):
+    n = lab.n
+    base = lab.base[-1]
+    commonest = max(np.sum(lab.labels == letter) for letter in range(4))
+    values = {
+        f"asking_mass_{layer}": np.quantile(lab.mass[layer], [0.5, 0.025, 0.975])
+        for layer in (0, 2, 8)
+    }
+    module, tokenizer = plain.load("almanac")
+    some = lab.questions.select(range(1000))
+    header = "The following are questions (with answers) about {}.\n\n{}\nAnswer:"
+    openly = [header.format(r["subject"].replace("_", " "), r["question"]) for r in some]
+    words = plain.last_states(module, tokenizer, openly)[1].softmax(-1)
+    choices = [[tokenizer(f" {c}")["input_ids"] for c in row["choices"]] for row in some]
+    received = words.gather(1, torch.tensor(choices).squeeze(-1)).numpy()
+    truth = lab.posterior[:1000]
+    values["asking_open_mass"] = np.quantile(received.sum(axis=1), [0.5, 0.025, 0.975])
+    values["asking_open_follows"] = lab.of(
+        lambda i: np.corrcoef(received[i].ravel(), truth[i].ravel())[0, 1], n=1000
+    )
+    some, exemplars = lab.questions.select(range(600)), load_questions("almanac", "dev")
+    labels = lab.labels[:600]
+    for shots in (0, 3):
+        prompts = []
+        for row in some:
+            solved = [r for r in exemplars if r["subject"] == row["subject"]][:shots]
+            header = plain.HEADER.format(row["subject"].replace("_", " "))
+            blocks = [
+                f"{plain.prompt_of(r).removeprefix(header)} {'ABCD'[r['answer']]}\n\n"
+                for r in solved
+            ]
+            blocks.append(plain.prompt_of(row).removeprefix(header))
+            prompts.append(header + "".join(blocks))
+        logits = plain.last_states(module, tokenizer, prompts)[1]
+        letters = [tokenizer(f" {letter}")["input_ids"][0] for letter in "ABCD"]
+        right = logits[:, letters].argmax(-1).numpy() == labels
+        values[f"asking_shots_{shots}_accuracy"] = lab.of(lambda i, r=right: r[i].mean(), n=600)
+    return values | {
+        "asking_chance_margin": 100 * 1.96 * np.sqrt(0.25 * 0.75 / n),
+        "asking_accuracy": lab.interval(plain.accuracy, base),
+        "asking_majority": share(commonest, n),
+    }
+
+
+def expected_layers(lab):
+    values = {"layers_onset": 5, "layers_decision": START, "layers_start": START}
+    for name, p in {"base": lab.base, "tuned": lab.tuned}.items():
+        for place, layer in {"start": START, "end": END}.items():
+            for metric in (plain.accuracy, plain.ece, plain.mce, plain.nll):
+                key = f"layers_{name}_{metric.__name__}_{place}"
+                values[key] = lab.interval(metric, p[layer])
+            top = p[layer].max(axis=1)
+            values[f"layers_{name}_truth_{place}"] = lab.of(
+                lambda i, top=top: np.corrcoef(top[i], lab.reliability[i])[0, 1]
+            )
+    answers = lab.base.argmax(axis=2)
+    for category in ("STEM", "humanities", "social sciences", "other"):
+        rows = np.flatnonzero(lab.categories == category)
+        y = lab.labels[rows]
+        start = START + np.argmax([plain.ece(lab.base[e][rows], y) for e in range(START, END)])
+        key = f"layers_fall_{category.replace(' ', '_')}"
+        values[key] = lab.difference(plain.ece, lab.base, start, END, rows)
+    return values | {
+        "layers_fall": lab.difference(plain.ece, lab.base, START, END),
+        "layers_accuracy_change": lab.difference(plain.accuracy, lab.base, END, START),
+        "layers_changed": share(np.sum(answers[START] != answers[END]), lab.n),
+        "layers_tuned_start": 7,
+        "layers_tuned_fall": lab.difference(plain.ece, lab.tuned, 7, END),
+        "layers_false_alarm": share(0, 40),
+        "layers_same_letter": share(np.bincount(answers[4]).max(), lab.n),
+        "layers_confidence_4": lab.interval(plain.confidence, lab.base[4]),
+        "layers_bayes_accuracy": lab.reliability.mean(),
+        "layers_bayes_nll": -np.mean(
+            np.sum(lab.posterior * np.log(np.maximum(lab.posterior, 1e-300)), axis=1)
+        ),
+    }
+
+
+# Values that rest on other random draws than the chapter's: how far they may be apart.
+DRAWN = {
+    "reliability_dealt_out_ece": 0.01,
+    "reliability_bias_100": 0.006,
+    "reliability_bias_4000": 0.003,
+    "reliability_debiased_100": 0.01,
+    "reliability_coverage_accuracy": 0.04,
+    "reliability_coverage_ece": 0.01,
+    "layers_false_alarm": 0.06,
+    "asking_chance_margin": 0.05,
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_number_in_the_prose_is_what_an_independent_computation_gives(
+    page, glued, laboratory
+):
+    expected = {
+        "index": lambda lab: expected_index(),
+        "reliability": expected_reliability,
+        "asking": expected_asking,
+        "layers": expected_layers,
+    }[page](laboratory)
+    values, quoted = glued[page], quoted_in(page)
+    assert quoted
+    assert not quoted - set(expected), "quoted in the prose, but checked nowhere"
+    for name in sorted(quoted):
+        value, *limits = np.atleast_1d(expected[name])
+        within = DRAWN.get(name, 1e-3)
+        assert values[name] == pytest.approx(value, abs=within), name
+        for end, limit in zip(("_low", "_high"), limits, strict=False):
+            spread = 0.2 * (limits[1] - limits[0])
+            assert values[name + end] == pytest.approx(limit, abs=within + spread), name + end
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_quoted_value_is_on_the_page(page, glued, book):
+    html = (book / "html" / "book" / f"{page}.html").read_text(encoding="utf-8")
+    pasted = re.findall(r'<span class="pasted-text">(.*?)</span>', html)
+    assert pasted
+    quoted = re.findall(r"\{glue:text\}`([^`]+)`", prose_of(page))
+    texts = []
+    for name in quoted:
+        name, _, form = name.partition(":")
+        value = glued[page][name]
+        texts.append(format(value, form) if form else str(value))
+    assert pasted == texts
+
+
+@pytest.mark.parametrize("page", (*PAGES, "glossary"))
+def test_no_measured_number_is_typed_by_hand(page):
+    """Bounds of bins aside, the prose writes no decimal fraction of its own."""
+    text = re.sub(r"\{glue:text\}`[^`]*`", "", prose_of(page))
+    text = re.sub(r"\(0(\.\d)?, 0\.\d\]|\(0\.\d, 1\]|only 0\.1 itself|`[^`]*`|    .*", "", text)
+    assert re.findall(r"\d+\.\d+", text) == []
+
+
+# What the prose says beyond its numbers
+
+
+def test_the_index_and_chapter_three_tell_the_same_story(glued):
+    index, layers = glued["index"], glued["layers"]
+    assert index["index_ece_end_high"] < index["index_ece_start_low"]
+    assert abs(index["index_accuracy_change"]) < 0.02
+    assert layers["layers_fall_low"] > 0
+    assert layers["layers_changed"] < 0.1
+    assert layers["layers_base_ece_start"] > 3 * layers["layers_base_ece_end"]
+
+
+def test_reliability_tells_the_models_apart(glued):
+    v = glued["reliability"]
+    assert v["reliability_base_gap_low"] < 0 < v["reliability_base_gap_high"]
+    assert v["reliability_tuned_gap_low"] > 0.1
+    assert abs(v["reliability_base_accuracy"] - v["reliability_tuned_accuracy"]) < 0.02
+    assert v["reliability_dealt_out_ece_low"] > v["reliability_base_ece_high"]
+    assert v["reliability_debiased_100"] < v["reliability_bias_100"]
+    assert v["reliability_truth_ece"] < v["reliability_base_ece"]
+
+
+def test_no_letter_is_preferred(glued):
+    v = glued["asking"]
+    for letter in "ABCD":
+        assert v[f"asking_excess_{letter}_low"] < 0 < v[f"asking_excess_{letter}_high"]
+
+
+def test_most_intervals_of_a_subject_reach_the_best_possible(glued):
+    v = glued["asking"]
+    subjects = [name.removesuffix("_best") for name in v if name.endswith("_best")]
+    assert len(subjects) == 8
+    assert sum(v[f"{s}_low"] <= v[f"{s}_best"] <= v[f"{s}_high"] for s in subjects) >= 7
+    assert all(abs(v[s] - v[f"{s}_best"]) < 0.05 for s in subjects)
+
+
+def test_exemplars_do_harm_here(glued):
+    v = glued["asking"]
+    assert v["asking_shots_3_accuracy_high"] < v["asking_shots_0_accuracy_low"]
+
+
+def test_every_category_has_its_correction_and_the_humanities_start_highest(glued, laboratory):
+    v, lab = glued["layers"], laboratory
+    falls = [v[f"layers_fall_{c}_low"] for c in ("STEM", "humanities", "social_sciences", "other")]
+    assert min(falls) > 0
+    start, reliability = {}, {}
+    for category in set(lab.categories):
+        rows = lab.categories == category
+        start[category] = plain.ece(lab.base[START][rows], lab.labels[rows])
+        reliability[category] = lab.reliability[rows].mean()
+    assert max(start, key=start.get) == min(reliability, key=reliability.get) == "humanities"
+
+
+def test_the_tuned_models_correction_is_slight_and_its_doubt_blunter(glued):
+    v = glued["layers"]
+    assert v["layers_tuned_fall_high"] < v["layers_fall_low"] / 2
+    assert v["layers_tuned_truth_end_high"] < v["layers_base_truth_end_low"]
+    assert v["layers_base_truth_start_high"] < v["layers_base_truth_end_low"]
