@@ -155,9 +155,8 @@ def test_no_line_of_code_is_cut_off(browser, site, name):
         browser, f"{site}/book/{name}.html", site, viewport={"width": 1280, "height": 800}
     )
     wide = visit.page.evaluate(
-        "[...document.querySelectorAll('article div.highlight pre, article table.dataframe')]"
-        ".filter(box => box.offsetParent && (box.scrollWidth > box.clientWidth + 1"
-        "  || box.scrollWidth > box.closest('.bd-article').clientWidth)).map(box => box.textContent)"
+        "[...document.querySelectorAll('article div.highlight pre, article div.text_html')]"
+        ".filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.textContent)"
     )
     assert wide == []
     visit.page.close()
