@@ -22,9 +22,16 @@ LABORATORY = {name: files("calib.laboratory") / name for name in ("almanac", "al
 
 # Where the architectures keep each part; the first path that exists is taken.
 PATHS = {
-    "layers": ("model.layers", "gpt_neox.layers", "transformer.h", "model.decoder.layers"),
+    "layers": (
+        "model.layers",
+        "model.language_model.layers",  # of models that see as well, such as Gemma 3 from 4B on
+        "gpt_neox.layers",
+        "transformer.h",
+        "model.decoder.layers",
+    ),
     "norm": (
         "model.norm",
+        "model.language_model.norm",
         "model.final_layernorm",
         "gpt_neox.final_layer_norm",
         "transformer.ln_f",

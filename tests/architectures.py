@@ -10,6 +10,7 @@ from transformers import (
     BloomConfig,
     CohereConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
@@ -38,6 +39,10 @@ _common = {
 }
 _llama = {**_common, "num_key_value_heads": 2, "intermediate_size": 96}
 _gpt = {**_ends, "n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": 4, "n_positions": 512}
+_vision = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "image_size": 28, "patch_size": 14,
+}  # fmt: skip
 
 CONFIGS = {
     "llama": LlamaConfig(**_llama),
@@ -46,6 +51,9 @@ CONFIGS = {
     "qwen3": Qwen3Config(**_llama, head_dim=16),
     "gemma2": Gemma2Config(**_llama, head_dim=16, final_logit_softcapping=2.0),
     "gemma3": Gemma3TextConfig(**_llama, head_dim=16),
+    "gemma3_vision": Gemma3Config(
+        text_config=Gemma3TextConfig(**_llama, head_dim=16).to_dict(), vision_config=_vision
+    ),
     "phi": PhiConfig(**_llama),
     "phi3": Phi3Config(**_llama),
     "gpt_neox": GPTNeoXConfig(**_common, intermediate_size=96),

@@ -63,6 +63,25 @@ def test_a_model_at_chance_has_no_onset():
     assert evolution.onset is None
 
 
+def test_a_layer_that_always_gives_the_commonest_letter_has_not_left_chance():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, p=[0.2, 0.2, 0.2, 0.4], size=2000)
+    p = np.full((2000, 3, 4), 0.1)
+    p[:, :2, 3] = 0.7  # D whatever the question, right for 40 %
+    right = rng.random(2000) < 0.6
+    p[np.arange(2000), 2, np.where(right, labels, (labels + 1) % 4)] = 0.7
+    evolution = evolve(Reading(np.log(p), labels, np.full(2000, "s")), n_resamples=300)
+    assert evolution.chance == np.mean(labels == 3)
+    assert evolution.table["accuracy"][1] == evolution.chance > 0.35
+    assert evolution.onset == 2
+
+
+def test_an_interval_is_read_off_the_table():
+    evolution = evolve(planted([0.25, 0.7], [0.3, 0.75]), n_resamples=50)
+    row = evolution.table.loc[1]
+    assert evolution.interval("ece", 1) == (row["ece"], row["ece_low"], row["ece_high"])
+
+
 def test_the_interval_of_the_fall_is_widened_for_the_choice_of_the_layer():
     """Falls 1..1000: two candidate layers halve each tail, 2.5 % becomes 1.25 %."""
     samples = np.zeros((1000, 3))
