@@ -12,7 +12,7 @@ from importlib import import_module
 # Loaded when first used, so that importing calib stays light.
 _HOMES = {
     "load_questions": "questions",
-    "build_prompts": "questions",
+    "build_prompts": "prompts",
     "open_model": "models",
     "lens": "models",
     "read_layers": "reading",

@@ -18,27 +18,10 @@ import torch
 from nnsight.modeling.transformers import TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from calib.architectures import PATHS, find_part, logit_scale_of, returns_tuple
+
 LABORATORY = {name: files("calib.laboratory") / name for name in ("almanac", "almanac-tuned")}
 
-# Where the architectures keep each part; the first path that exists is taken.
-PATHS = {
-    "layers": (
-        "model.layers",
-        "model.language_model.layers",  # of models that see as well, such as Gemma 3 from 4B on
-        "gpt_neox.layers",
-        "transformer.h",
-        "model.decoder.layers",
-    ),
-    "norm": (
-        "model.norm",
-        "model.language_model.norm",
-        "model.final_layernorm",
-        "gpt_neox.final_layer_norm",
-        "transformer.ln_f",
-        "model.decoder.final_layer_norm",
-    ),
-    "unembedding": ("lm_head",),
-}
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
@@ -132,7 +115,7 @@ def open_model(source, *, remote: bool = False, device=None, dtype=None) -> Mode
         )
     module, tokenizer, name = _load(source, device, dtype)
     architecture = type(module).__name__
-    paths = {part: _find(module, part, architecture) for part in PATHS}
+    paths = {part: find_part(module, part, architecture) for part in PATHS}
     _check_tokenizer(tokenizer)
     config = module.config.get_text_config()
     model = Model(
@@ -145,8 +128,8 @@ def open_model(source, *, remote: bool = False, device=None, dtype=None) -> Mode
         n_layers=len(attrgetter(paths["layers"])(module)),
         d_model=config.hidden_size,
         context=getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length,
-        tuple_output=_returns_tuple(module, attrgetter(paths["layers"])(module)[-1]),
-        logit_scale=_logit_scale(config),
+        tuple_output=returns_tuple(module, attrgetter(paths["layers"])(module)[-1]),
+        logit_scale=logit_scale_of(config),
         soft_cap=getattr(config, "final_logit_softcapping", None),
     )
     check_lens(model)
@@ -242,29 +225,6 @@ def _load(source, device, dtype):
     return module, AutoTokenizer.from_pretrained(path), str(source)
 
 
-def _find(module, part: str, architecture: str) -> str:
-    for path in PATHS[part]:
-        try:
-            found = attrgetter(path)(module)
-        except AttributeError:
-            continue
-        if found is not None:
-            return path
-    raise ValueError(
-        f"{architecture} keeps its {part} under none of {', '.join(PATHS[part])}; "
-        "this architecture is not known here"
-    )
-
-
-def _returns_tuple(module, layer) -> bool:
-    outputs = []
-    hook = layer.register_forward_hook(lambda _, __, output: outputs.append(output))
-    with torch.no_grad():
-        module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=module.device), use_cache=False)
-    hook.remove()
-    return isinstance(outputs[0], tuple)
-
-
 def _check_tokenizer(tokenizer) -> None:
     prompt = tokenizer("Answer:")["input_ids"]
     if prompt and prompt[-1] == tokenizer.eos_token_id:
@@ -272,10 +232,3 @@ def _check_tokenizer(tokenizer) -> None:
             f"{type(tokenizer).__name__} ends every prompt with {tokenizer.eos_token!r}, so the "
             "answer position would be lost; open its tokenizer with add_eos_token=False"
         )
-
-
-def _logit_scale(config) -> float | None:
-    """Cohere multiplies its logits, Granite divides them."""
-    if getattr(config, "logits_scaling", None):
-        return 1 / config.logits_scaling
-    return getattr(config, "logit_scale", None)

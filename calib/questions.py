@@ -1,4 +1,4 @@
-"""Multiple-choice questions in MMLU's columns, their prompts, and the tokens that answer them.
+"""Multiple-choice questions in MMLU's columns, checked row by row.
 
 A question is a row with ``question``, ``subject``, ``choices`` (2 to 10 options) and ``answer``
 (the index of the right option); where the truth is known, ``posterior`` holds the probability
@@ -18,11 +18,10 @@ from datasets import Dataset, load_dataset
 from calib.laboratory import world
 from calib.mmlu import CATEGORIES, has_known_repeat
 
-LETTERS = "ABCDEFGHIJ"
+MAX_OPTIONS = 10
 SPLITS = ("test", "validation", "dev")
 COLUMNS = ("question", "subject", "choices", "answer")
 HUB_MMLU = "cais/mmlu"
-PROMPT_FORM = "MMLU, lettered options, answer letter after 'Answer:'"
 
 
 def load_questions(
@@ -99,132 +98,6 @@ def category_of(subject: str) -> str:
     )
 
 
-def format_question(row) -> str:
-    """The zero-shot prompt of one question, up to and including ``Answer:``."""
-    subject = row["subject"].replace("_", " ")
-    header = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
-    return header + _format_body(row)
-
-
-def format_open_question(row) -> str:
-    """The same question without its options, to be answered in words."""
-    subject = row["subject"].replace("_", " ")
-    header = f"The following are questions (with answers) about {subject}.\n\n"
-    return f"{header}{row['question'].strip()}\nAnswer:"
-
-
-def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None = None):
-    """Prompts in the form of MMLU's authors: header, exemplars, question, lettered options.
-
-    Parameters
-    ----------
-    questions : datasets.Dataset
-        Rows as :func:`load_questions` gives them.
-    shots : int
-        Exemplars before each question, 0 to 5: the first of its subject in ``exemplars``.
-    exemplars : datasets.Dataset, optional
-        Where exemplars come from; the ``dev`` split of the questions' own source if not given.
-
-    Returns
-    -------
-    list of str
-        One prompt a question; each ends in ``Answer:``.
-
-    Raises
-    ------
-    ValueError
-        If ``shots`` is not 0 to 5, or a subject has fewer exemplars than ``shots``.
-
-    Examples
-    --------
-    >>> prompts = build_prompts(load_questions("almanac", limit=2), shots=1)
-    >>> [prompt.count("Answer:") for prompt in prompts]
-    [2, 2]
-    """
-    if not isinstance(shots, int) or not 0 <= shots <= 5:
-        raise ValueError(f"shots is {shots!r}; it must be a whole number from 0 to 5")
-    if shots == 0:
-        return [format_question(row) for row in questions]
-    if exemplars is None:
-        exemplars = _own_exemplars(questions)
-    by_subject: dict[str, list[str]] = {}
-    for row in exemplars:
-        solved = f"{_format_body(row)} {LETTERS[row['answer']]}\n\n"
-        by_subject.setdefault(row["subject"], []).append(solved)
-    for subject in sorted(set(questions["subject"])):
-        have = len(by_subject.get(subject, ()))
-        if have < shots:
-            raise ValueError(
-                f"subject {subject!r} has {have} exemplars, {shots} shots were asked for; "
-                f"lower shots to {have} or pass exemplars= with more"
-            )
-    prompts = []
-    for row in questions:
-        body = _format_body(row)
-        header = format_question(row).removesuffix(body)
-        prompts.append(header + "".join(by_subject[row["subject"]][:shots]) + body)
-    return prompts
-
-
-def option_tokens(tokenizer, n_options: int) -> list[int]:
-    """The token that answers with each letter, found in the context ``Answer:``.
-
-    A letter is answered as ``" A"`` or ``"A"``, whichever continues the prompt by exactly one
-    token without changing the prompt's own.
-
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer
-    n_options : int
-        2 to 10.
-
-    Returns
-    -------
-    list of int
-        ``n_options`` different token ids, for A, B, C, ...
-
-    Raises
-    ------
-    ValueError
-        If some letter is not a single token either way.
-    """
-    if not 2 <= n_options <= len(LETTERS):
-        raise ValueError(f"{n_options} options; a question must have from 2 to {len(LETTERS)}")
-    context = "D. none\nAnswer:"
-    prompt = tokenizer(context, add_special_tokens=False)["input_ids"]
-    found = {}
-    for space in (" ", ""):
-        answers = [
-            tokenizer(context + space + letter, add_special_tokens=False)["input_ids"]
-            for letter in LETTERS[:n_options]
-        ]
-        single = all(a[:-1] == prompt for a in answers)
-        if single and len({a[-1] for a in answers}) == n_options:
-            return [a[-1] for a in answers]
-        found[space] = [a[len(prompt) :] for a in answers]
-    raise ValueError(
-        f"the tokenizer {type(tokenizer).__name__} does not write the letters "
-        f"{LETTERS[:n_options]} as {n_options} different single tokens after 'Answer:' "
-        f"(with a space {found[' ']}, without {found['']}); option probabilities are not "
-        "defined for it"
-    )
-
-
-def _format_body(row) -> str:
-    options = "".join(f"{LETTERS[i]}. {c}\n" for i, c in enumerate(row["choices"]))
-    return f"{row['question'].strip()}\n{options}Answer:"
-
-
-def _own_exemplars(questions: Dataset) -> Dataset:
-    source = questions.info.dataset_name
-    if not source:
-        raise ValueError(
-            "these questions do not say where they come from, so shots > 0 needs "
-            "exemplars=load_questions(<source>, 'dev')"
-        )
-    return load_questions(source, "dev")
-
-
 def _read(source, split: str) -> Dataset:
     if source == "almanac":
         return Dataset.from_list(world.split_rows(split))
@@ -275,8 +148,8 @@ def _check_rows(questions: Dataset, source) -> None:
     if not len(questions):
         raise ValueError(f"{source}: there are no questions in it")
     n_options = len(questions[0]["choices"])
-    if not 2 <= n_options <= len(LETTERS):
-        raise ValueError(f"{source}: {n_options} options; there must be from 2 to {len(LETTERS)}")
+    if not 2 <= n_options <= MAX_OPTIONS:
+        raise ValueError(f"{source}: {n_options} options; there must be from 2 to {MAX_OPTIONS}")
     for i, row in enumerate(questions):
         fault = _fault(row, n_options)
         if fault:

@@ -24,7 +24,8 @@ from calib.laboratory.world import (
     split_rows,
 )
 from calib.models import open_model
-from calib.questions import load_questions, option_tokens
+from calib.prompts import option_tokens
+from calib.questions import load_questions
 from calib.reading import read_layers
 from calib.truth import bayes_scores, truth_correlation
 

@@ -13,7 +13,8 @@ from conftest import ROOT
 from datasets import load_dataset
 
 from calib.models import open_model
-from calib.questions import build_prompts, category_of, load_questions, option_tokens
+from calib.prompts import build_prompts, option_tokens
+from calib.questions import category_of, load_questions
 from calib.reading import read_layers
 
 FOLDER = Path(os.environ.get("MMLU_FOLDER", ROOT.parent / "shared" / "mmlu"))
@@ -72,7 +73,7 @@ def test_every_question_gets_its_prompt(questions, shots):
         assert row["question"].strip() in prompt
 
 
-def test_the_first_prompt_is_the_published_one(questions):
+def test_the_first_prompt_is_the_evaluation_harnesses(questions):
     assert build_prompts(questions)[0] == (
         "The following are multiple choice questions (with answers) about abstract algebra.\n\n"
         "Find the degree for the given field extension Q(sqrt(2), sqrt(3), sqrt(18)) over Q.\n"

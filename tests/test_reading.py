@@ -9,8 +9,10 @@ from architectures import CONFIGS, N_LAYERS, TOKENIZER, random_module
 from datasets import Dataset
 
 from calib.models import lens, open_model
-from calib.questions import build_prompts, load_questions, option_tokens
-from calib.reading import Reading, plan_batches, read_layers
+from calib.prompts import build_prompts, option_tokens
+from calib.questions import load_questions
+from calib.reading import Reading, read_layers
+from calib.tracing import plan_batches
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from calib.laboratory.card import write_card
 from calib.laboratory.world import SUBJECTS, TOWNS, World, build_world, draw_training
-from calib.questions import LETTERS, format_open_question, format_question
+from calib.prompts import LETTERS, format_open_question, format_question
 
 BATCH = 128
 PROMPT_WEIGHT = 0.1  # weight of the prompt's own tokens beside the answer's

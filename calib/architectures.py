@@ -1,0 +1,59 @@
+"""What the architectures call their parts, and where they differ beyond the names."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+import torch
+
+# Where the architectures keep each part; the first path that exists is taken.
+PATHS = {
+    "layers": (
+        "model.layers",
+        "model.language_model.layers",  # of models that see as well, such as Gemma 3 from 4B on
+        "gpt_neox.layers",
+        "transformer.h",
+        "model.decoder.layers",
+    ),
+    "norm": (
+        "model.norm",
+        "model.language_model.norm",
+        "model.final_layernorm",
+        "gpt_neox.final_layer_norm",
+        "transformer.ln_f",
+        "model.decoder.final_layer_norm",
+    ),
+    "unembedding": ("lm_head",),
+}
+
+
+def find_part(module, part: str, architecture: str) -> str:
+    """Path of a part, a key of ``PATHS``, inside a module, or ValueError that names the tried."""
+    for path in PATHS[part]:
+        try:
+            found = attrgetter(path)(module)
+        except AttributeError:
+            continue
+        if found is not None:
+            return path
+    raise ValueError(
+        f"{architecture} keeps its {part} under none of {', '.join(PATHS[part])}; "
+        "this architecture is not known here"
+    )
+
+
+def returns_tuple(module, layer) -> bool:
+    """Whether a block returns a tuple, not the residual stream itself; one token is run to see."""
+    outputs = []
+    hook = layer.register_forward_hook(lambda _, __, output: outputs.append(output))
+    with torch.no_grad():
+        module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=module.device), use_cache=False)
+    hook.remove()
+    return isinstance(outputs[0], tuple)
+
+
+def logit_scale_of(config) -> float | None:
+    """Cohere multiplies its logits, Granite divides them."""
+    if getattr(config, "logits_scaling", None):
+        return 1 / config.logits_scaling
+    return getattr(config, "logit_scale", None)
