@@ -9,6 +9,7 @@ model's own logits.
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 from operator import attrgetter
@@ -204,6 +205,15 @@ def check_lens(model: Model) -> None:
         f"{model.architecture} ({model.name}): the lens at the last layer is not the model's own "
         f"logits; they part {where}, by {size:.1e} of the largest value (allowed {tolerance:.0e})"
     )
+
+
+def fingerprint(module) -> str:
+    """Sixteen hexadecimal digits that change with the weights: from a few of every tensor's."""
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        some = parameter.detach().flatten()[:64].float().cpu()
+        digest.update(name.encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _difference(a, b) -> float:

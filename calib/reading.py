@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
-from tqdm.auto import tqdm
 
-from calib.models import Model
+from calib.batches import plan_batches
+from calib.models import Model, fingerprint
 from calib.prompts import PROMPT_FORM, build_prompts, option_tokens
-from calib.tracing import plan_batches, read_batch
+from calib.shards import Shards
+from calib.tracing import can_share, read_batches
 
 FORMAT = 1  # of saved readings
 
@@ -138,11 +139,13 @@ def read_layers(
     exemplars: Dataset | None = None,
     batch_tokens: int = 8192,
     keep_residuals=(),
+    resume=None,
 ) -> Reading:
     """Read every layer's option logits at the answer position.
 
     One traced pass a batch: the final norm and only the option rows of the unembedding are applied
-    to the residual stream of every layer, at the last position alone.
+    to the residual stream of every layer, at the last position alone. Prompts that begin with the
+    same exemplars share them: they are run once a subject.
 
     Parameters
     ----------
@@ -155,9 +158,12 @@ def read_layers(
     exemplars : datasets.Dataset, optional
         Where they come from; the ``dev`` split of the questions' own source if not given.
     batch_tokens : int
-        Most tokens in one batch, padding included; bounds the memory.
+        Most tokens run in one batch, padding included; bounds the memory.
     keep_residuals : list of int
         Layers, 0 to L, whose residual streams to keep.
+    resume : str or Path, optional
+        A folder that keeps the finished batches. Called again with the same folder, a run that was
+        interrupted goes on where it was, and ends with what it would have ended with.
 
     Returns
     -------
@@ -167,8 +173,10 @@ def read_layers(
     ------
     ValueError
         Before anything runs: for a layer that does not exist, a prompt longer than the model's
-        context or than ``batch_tokens``, letters that are not single tokens, and all that
-        :func:`calib.prompts.build_prompts` refuses.
+        context or than ``batch_tokens``, letters that are not single tokens, a ``resume`` folder
+        of other settings, and all that :func:`calib.prompts.build_prompts` refuses.
+    OSError
+        If the ``resume`` folder cannot be written; finished batches stay.
 
     Examples
     --------
@@ -187,34 +195,41 @@ def read_layers(
         raise ValueError("there are no questions to read")
     tokens = option_tokens(model.tokenizer, len(questions[0]["choices"]))
     prompts = model.tokenizer(build_prompts(questions, shots, exemplars))["input_ids"]
-    batches = plan_batches([len(p) for p in prompts], batch_tokens, model.context)
+    subjects = np.array(questions["subject"])
+    share = shots > 0 and can_share(model)
+    batches = plan_batches(prompts, subjects, batch_tokens, model.context, share)
+    origin = _origin(model, questions, shots, tokens)
+    shards = None
+    if resume is not None:
+        plan = {"prompts": prompts, "batches": [(batch.rows, batch.shared) for batch in batches]}
+        settings = {**origin, "keep_residuals": keep, "batch_tokens": batch_tokens}
+        shards = Shards(resume, settings | {name: _digest(part) for name, part in plan.items()})
 
     logits = np.empty((len(prompts), model.n_layers + 1, len(tokens)), dtype=np.float32)
     residuals = {ell: np.empty((len(prompts), model.d_model), np.float32) for ell in keep}
-    for batch in tqdm(batches, desc="reading", unit="batch", delay=5):
-        padded = model.tokenizer.pad(
-            {"input_ids": [prompts[i] for i in batch]}, return_tensors="pt", padding_side="left"
-        ).to(model.device)
-        option_logits, kept = read_batch(
-            model, padded["input_ids"], padded["attention_mask"], tokens, keep
-        )
-        logits[batch] = option_logits.float().cpu().numpy()
-        for ell, residual in zip(keep, kept.float().cpu().numpy(), strict=True):
-            residuals[ell][batch] = residual
+    for rows, found in read_batches(model, prompts, batches, tokens, keep, shards):
+        logits[rows] = found["logits"]
+        for ell, residual in zip(keep, found["residuals"], strict=True):
+            residuals[ell][rows] = residual
     return Reading(
         logits=logits,
         labels=np.array(questions["answer"]),
-        subjects=np.array(questions["subject"]),
+        subjects=subjects,
         posterior=np.array(questions["posterior"]) if "posterior" in questions.features else None,
         residuals=residuals,
-        origin=_origin(model, questions, shots, tokens),
+        origin=origin,
     )
+
+
+def _digest(plan) -> str:
+    return hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
 
 
 def _origin(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:
     return {
         "model": model.name,
         "revision": model.revision,
+        "weights": fingerprint(model.module),
         "architecture": model.architecture,
         "dtype": str(model.module.dtype).removeprefix("torch."),
         "questions": questions.info.dataset_name,

@@ -1,39 +1,72 @@
-"""One traced forward pass over a batch of prompts, and how prompts are put into batches."""
+"""Traced forward passes over batches of prompts, and the beginning that prompts may share."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
+from tqdm.auto import tqdm
+from transformers.cache_utils import Cache, DynamicLayer
 
-from calib.models import Model, finish
+from calib.batches import Batch
+from calib.models import TOLERANCE, Model, finish
+from calib.shards import Shards
 
 
-def read_batch(model: Model, ids, mask, tokens: list[int], keep: list[int]):
-    """One traced pass over left-padded prompts.
+def read_batches(model: Model, prompts, batches: list[Batch], tokens, keep, shards: Shards | None):
+    """Rows of each batch and what was read there, taken from the shards where they have it.
+
+    Yields lists of row and dicts of float32 arrays: ``logits [batch, layers + 1, options]`` and
+    ``residuals [kept layers, batch, d_model]``.
+    """
+    beginning, ids = None, []
+    with tqdm(total=len(prompts), desc="reading", unit="question", delay=5) as progress:
+        for number, batch in enumerate(batches):
+            rows, shared = list(batch.rows), batch.shared
+            found = shards.read(number) if shards else None
+            if found is None:
+                if shared and ids != prompts[rows[0]][:shared]:
+                    beginning, ids = None, prompts[rows[0]][:shared]  # free the last one first
+                    beginning = run_beginning(model, ids)
+                rest = [prompts[i][shared:] for i in rows]
+                found = read_batch(model, rest, tokens, keep, beginning if shared else None)
+                names = ("logits", "residuals")
+                found = {n: f.float().cpu().numpy() for n, f in zip(names, found, strict=True)}
+                if shards:
+                    shards.write(number, found)
+            progress.update(len(rows))
+            yield rows, found
+
+
+def read_batch(model: Model, prompts: list[list[int]], tokens, keep, beginning=None):
+    """Every layer's lens logits at the last token of each prompt, in one traced pass.
+
+    Prompts are padded on the right, where a causal model cannot see the padding, so that the mask
+    is all ones and positions count from the beginning in every architecture.
 
     Parameters
     ----------
-    ids, mask : int tensors ``[batch, tokens]``
+    prompts : list of list of int
+        Token ids; with a ``beginning``, what follows it.
     tokens : list of int
         The option letters' tokens.
     keep : list of int
         Layers whose residual streams to return.
+    beginning : transformers Cache, optional
+        Of :func:`run_beginning`.
 
     Returns
     -------
     tensors ``[batch, layers + 1, options]`` and ``[kept layers, batch, d_model]``
     """
+    inputs, last = pad_right(prompts, model.device, beginning)
+    rows = torch.arange(len(prompts))
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, linear = model.tuple_output, torch.nn.functional.linear
-    with (
-        torch.no_grad(),
-        model.traced.trace(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1),
-    ):
-        stream = [layers[0].input[:, -1]]
+    with torch.no_grad(), model.traced.trace(**inputs, use_cache=False, logits_to_keep=1):
+        stream = [layers[0].input[rows, last]]
         for layer in layers:
             output = layer.output
-            stream.append((output[0] if in_tuple else output)[:, -1])
+            stream.append((output[0] if in_tuple else output)[rows, last])
         stream = torch.stack(stream)  # [layers + 1, batch, d_model]
         weight = unembedding.weight[tokens]  # [options, d_model]
         bias = None if unembedding.bias is None else unembedding.bias[tokens]
@@ -42,24 +75,57 @@ def read_batch(model: Model, ids, mask, tokens: list[int], keep: list[int]):
     return finish(logits, model.logit_scale, model.soft_cap), kept
 
 
-def plan_batches(lengths: list[int], batch_tokens: int, context: int) -> list[list[int]]:
-    """Group prompts of similar length so that rows x longest stays within ``batch_tokens``.
+def pad_right(prompts: list[list[int]], device, beginning=None):
+    """Model inputs ``[batch, tokens]``, and the place of each prompt's last token ``[batch]``."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    seen = 0 if beginning is None else beginning.get_seq_length()
+    mask = torch.ones(len(prompts), seen + ids.shape[1], dtype=torch.long)
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    if beginning is not None:
+        inputs["past_key_values"] = beginning
+    return inputs, lengths - 1
 
-    >>> plan_batches([5, 9, 5, 4], batch_tokens=12, context=100)
-    [[1], [0, 2], [3]]
+
+class SharedLayer(DynamicLayer):
+    """One layer's keys and values of a beginning: every row of a batch sees them, none adds any.
+
+    They are joined to the rows' own for the moment a layer attends, and forgotten: a batch needs
+    the memory of one layer's keys and values, not of all.
     """
-    longest = int(np.argmax(lengths))
-    for limit, rule in ((context, "the model's context"), (batch_tokens, "batch_tokens")):
-        if lengths[longest] > limit:
-            raise ValueError(
-                f"the prompt of question {longest} has {lengths[longest]} tokens, {rule} is "
-                f"{limit}; use fewer shots, leave the question out"
-                + (" or raise batch_tokens" if rule == "batch_tokens" else "")
-            )
-    batches: list[list[int]] = []
-    # Longest first: if memory is short, the first batch says so.
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
+
+    def __init__(self, keys, values):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values  # [1, heads, tokens, d_head]
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Joined keys and values ``[batch, heads, beginning + tokens, d_head]``."""
+        own = key_states, value_states
+        pairs = zip((self.keys, self.values), own, strict=True)
+        return tuple(torch.cat([a.expand(len(b), -1, -1, -1), b], dim=-2) for a, b in pairs)
+
+
+def run_beginning(model: Model, ids: list[int]) -> Cache:
+    """Run the tokens that prompts begin with, once, and keep every layer's keys and values."""
+    cache = Cache(layer_class_to_replicate=DynamicLayer)
+    inputs, _ = pad_right([ids], model.device)
+    with torch.no_grad():
+        model.module(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return Cache(layers=[SharedLayer(layer.keys, layer.values) for layer in cache.layers])
+
+
+def can_share(model: Model) -> bool:
+    """Whether prompts may share a beginning in this model: asked of the model, not of a list.
+
+    Recurrent layers keep no keys and values; elsewhere five tokens are read both ways.
+    """
+    kinds = set(getattr(model.module.config.get_text_config(), "layer_types", None) or ())
+    if model.module._is_stateful or not kinds <= {"full_attention", "sliding_attention"}:
+        return False
+    ids, last = [5, 3, 2, 7, 1], [model.n_layers]
+    _, whole = read_batch(model, [ids], [0], last)
+    _, shared = read_batch(model, [ids[2:]], [0], last, run_beginning(model, ids[:2]))
+    return bool((whole - shared).abs().max() <= TOLERANCE[whole.dtype] * whole.abs().max())

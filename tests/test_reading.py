@@ -12,7 +12,6 @@ from calib.models import lens, open_model
 from calib.prompts import build_prompts, option_tokens
 from calib.questions import load_questions
 from calib.reading import Reading, read_layers
-from calib.tracing import plan_batches
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +176,3 @@ def test_a_reading_of_another_format_is_refused(reading, tmp_path):
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
     with pytest.raises(ValueError, match="has format 99, this version reads format 1"):
         Reading.load(tmp_path)
-
-
-def test_batches_stay_within_the_budget_and_lose_nothing():
-    lengths = np.random.default_rng(0).integers(5, 90, size=200).tolist()
-    batches = plan_batches(lengths, batch_tokens=400, context=100)
-    assert sorted(i for batch in batches for i in batch) == list(range(200))
-    assert all(len(b) * max(lengths[i] for i in b) <= 400 for b in batches)

@@ -1,0 +1,115 @@
+"""Which prompts go through the model together, and what they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts for one traced pass.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        Their places among all prompts, longest first.
+    shared : int
+        How many tokens at their beginning are the same for all, and are read from the keys and
+        values of one earlier pass; 0 if each prompt is run whole.
+    """
+
+    rows: tuple[int, ...]
+    shared: int
+
+
+def plan_batches(
+    prompts: list[list[int]], subjects, batch_tokens: int, context: int, share: bool
+) -> list[Batch]:
+    """Put prompts of similar length together, few enough to stay within ``batch_tokens``.
+
+    Prompts of one subject begin alike: with the same header and the same exemplars. Where running
+    that beginning once saves more than half of the subject's tokens, as with exemplars it does,
+    its prompts share it.
+
+    Parameters
+    ----------
+    prompts : list of list of int
+        Token ids.
+    subjects : sequence of str
+        One a prompt.
+    batch_tokens : int
+        Most tokens a batch runs, padding included.
+    context : int
+        The model's longest prompt, in tokens.
+    share : bool
+        Whether the model can take a beginning from an earlier pass.
+
+    Returns
+    -------
+    list of Batch
+        Every prompt in one of them; the longest prompts first, and those with the same beginning
+        one after the other.
+
+    Raises
+    ------
+    ValueError
+        If a prompt is longer than ``context`` or ``batch_tokens``.
+
+    Examples
+    --------
+    >>> prompts = [[1, 2, 3, 4, 9], [1, 2, 3, 4, 8, 7], [5]]
+    >>> plan_batches(prompts, ["a", "a", "b"], batch_tokens=12, context=100, share=False)
+    [Batch(rows=(1, 0), shared=0), Batch(rows=(2,), shared=0)]
+    >>> plan_batches(prompts * 2, ["a", "a", "b"] * 2, batch_tokens=12, context=100, share=True)
+    [Batch(rows=(1, 4, 0, 3), shared=4), Batch(rows=(2, 5), shared=0)]
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    longest = int(lengths.argmax())
+    for limit, rule, way_out in (
+        (context, "the model's context", ""),
+        (batch_tokens, "batch_tokens", " or raise batch_tokens"),
+    ):
+        if lengths[longest] > limit:
+            raise ValueError(
+                f"the prompt of question {longest} has {lengths[longest]} tokens, {rule} is "
+                f"{limit}; use fewer shots, leave the question out{way_out}"
+            )
+    subjects, whole, groups = np.asarray(subjects), np.ones(len(prompts), bool), []
+    for subject in sorted(set(subjects)) if share else ():
+        rows = np.flatnonzero(subjects == subject)
+        shared = common_beginning([prompts[i] for i in rows])
+        if shared * (len(rows) - 1) > lengths[rows].sum() / 2:
+            groups.append((shared, rows))
+            whole[rows] = False
+    # Longest first: if memory is short, the first batch says so.
+    groups.sort(key=lambda group: -lengths[group[1]].max())
+    batches = []
+    for shared, rows in [*groups, (0, np.flatnonzero(whole))]:
+        batches += fill(rows.tolist(), lengths - shared, batch_tokens, shared)
+    return batches
+
+
+def fill(rows: list[int], lengths, batch_tokens: int, shared: int) -> list[Batch]:
+    """Batches of rows by falling length, as full as ``batch_tokens`` allows."""
+    batches: list[list[int]] = []
+    for i in sorted(rows, key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return [Batch(tuple(batch), shared) for batch in batches]
+
+
+def common_beginning(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with alike, leaving each at least one of its own.
+
+    >>> common_beginning([[1, 2, 3], [1, 2, 4, 5]]), common_beginning([[1, 2], [1, 2, 3]])
+    (2, 1)
+    """
+    first, last = min(prompts), max(prompts)  # what the extremes share, all between them share
+    most = min(len(prompt) for prompt in prompts) - 1
+    for place in range(most):
+        if first[place] != last[place]:
+            return place
+    return most

@@ -1,0 +1,125 @@
+"""A run's finished batches on disk: each one complete or absent, and known to be unaltered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save
+
+PASSING = ".partial"  # of what is being written: what a killed run leaves, the next one overwrites
+
+
+class Shards:
+    """The finished batches of one run, in a folder of their own.
+
+    A batch is written under a passing name, forced to the disk, and only then given its own name,
+    which carries the checksum of its content: whatever interrupts a run, no file with such a name
+    is half a batch.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if it does not exist; ``run.json`` in it holds the settings.
+    settings : dict
+        What the batches depend on, as JSON can hold it.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run of other settings, or other files; the message names what
+        differs.
+    OSError
+        If the folder cannot be made or written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> shards = Shards(tempfile.mkdtemp(), {"shots": 0})
+    >>> shards.write(3, {"logits": np.array([1.0, 2.0])})
+    >>> shards.read(3)["logits"].tolist(), shards.read(4)
+    ([1.0, 2.0], None)
+    """
+
+    def __init__(self, folder, settings: dict):
+        self.folder = Path(folder)
+        about = self.folder / "run.json"
+        settings = json.loads(json.dumps(settings))  # as it will come back
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not about.exists():
+                if any(file.suffix != PASSING for file in self.folder.iterdir()):
+                    raise ValueError(
+                        f"{self.folder} holds files but no run.json, so it is no run to resume; "
+                        "name an empty or a new folder"
+                    )
+                self._put(about, json.dumps(settings, indent=1).encode())
+        try:
+            found = json.loads(about.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(
+                f"{about} is altered; name another folder or delete this one"
+            ) from None
+        for name in {**found, **settings}:
+            if found.get(name) != settings.get(name):
+                raise ValueError(
+                    f"{self.folder} was begun with {name} = {found.get(name)!r}, this run has "
+                    f"{settings.get(name)!r}; name another folder or use the same settings"
+                )
+
+    def read(self, number: int) -> dict[str, np.ndarray] | None:
+        """A finished batch, or None. One that is truncated or altered is named and dropped."""
+        for file in self.folder.glob(f"{number:06d}-*.safetensors"):
+            content = file.read_bytes()
+            if file.stem.partition("-")[2] == checksum(content):
+                return load(content)
+            warnings.warn(
+                f"{file} is truncated or altered; its questions are read again", stacklevel=2
+            )
+            file.unlink()
+        return None
+
+    def write(self, number: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep a finished batch; OSError says that the finished ones are intact."""
+        content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+        with explained(self.folder):
+            self._put(self.folder / f"{number:06d}-{checksum(content)}.safetensors", content)
+
+    def _put(self, file: Path, content: bytes) -> None:
+        passing = file.with_name(file.name + PASSING)
+        try:
+            with open(passing, "wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            passing.replace(file)
+        except OSError:
+            passing.unlink(missing_ok=True)
+            raise
+        if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened
+            folder = os.open(self.folder, os.O_DIRECTORY)
+            os.fsync(folder)  # the new name, too, survives a power cut
+            os.close(folder)
+
+
+def checksum(content: bytes) -> str:
+    """Half of a SHA-256, in hexadecimal: enough against accidents and edits."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+@contextmanager
+def explained(folder: Path):
+    """An OSError about this folder says what is safe and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{folder} cannot be written ({error.strerror}); finished batches are intact: make "
+            "room or name a folder that can be written, and call again",
+        ) from error
