@@ -25,7 +25,7 @@ class Batch:
 
 
 def plan_batches(
-    prompts: list[list[int]], subjects, batch_tokens: int, context: int, share: bool
+    prompts: list[np.ndarray], subjects, batch_tokens: int, context: int, share: bool
 ) -> list[Batch]:
     """Put prompts of similar length together, few enough to stay within ``batch_tokens``.
 
@@ -35,7 +35,7 @@ def plan_batches(
 
     Parameters
     ----------
-    prompts : list of list of int
+    prompts : list of int array ``[tokens]``
         Token ids.
     subjects : sequence of str
         One a prompt.
@@ -101,15 +101,14 @@ def fill(rows: list[int], lengths, batch_tokens: int, shared: int) -> list[Batch
     return [Batch(tuple(batch), shared) for batch in batches]
 
 
-def common_beginning(prompts: list[list[int]]) -> int:
+def common_beginning(prompts: list[np.ndarray]) -> int:
     """How many tokens all prompts begin with alike, leaving each at least one of its own.
 
     >>> common_beginning([[1, 2, 3], [1, 2, 4, 5]]), common_beginning([[1, 2], [1, 2, 3]])
     (2, 1)
     """
-    first, last = min(prompts), max(prompts)  # what the extremes share, all between them share
     most = min(len(prompt) for prompt in prompts) - 1
-    for place in range(most):
-        if first[place] != last[place]:
-            return place
-    return most
+    alike = np.ones(most, dtype=bool)
+    for prompt in prompts:
+        alike &= np.equal(prompt[:most], prompts[0][:most])
+    return most if alike.all() else int(alike.argmin())

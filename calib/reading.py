@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from calib.batches import plan_batches
 from calib.models import Model, fingerprint
-from calib.prompts import PROMPT_FORM, build_prompts, option_tokens
+from calib.prompts import PROMPT_FORM, build_prompts, option_tokens, tokenize
 from calib.shards import Shards
 from calib.tracing import can_share, read_batches
 
@@ -194,16 +194,17 @@ def read_layers(
     if not len(questions):
         raise ValueError("there are no questions to read")
     tokens = option_tokens(model.tokenizer, len(questions[0]["choices"]))
-    prompts = model.tokenizer(build_prompts(questions, shots, exemplars))["input_ids"]
+    prompts = tokenize(model.tokenizer, build_prompts(questions, shots, exemplars))
     subjects = np.array(questions["subject"])
     share = shots > 0 and can_share(model)
     batches = plan_batches(prompts, subjects, batch_tokens, model.context, share)
     origin = _origin(model, questions, shots, tokens)
     shards = None
     if resume is not None:
-        plan = {"prompts": prompts, "batches": [(batch.rows, batch.shared) for batch in batches]}
-        settings = {**origin, "keep_residuals": keep, "batch_tokens": batch_tokens}
-        shards = Shards(resume, settings | {name: _digest(part) for name, part in plan.items()})
+        plan = [np.array([batch.shared, *batch.rows]) for batch in batches]
+        settings = {"keep_residuals": keep, "batch_tokens": batch_tokens}
+        settings |= {"prompts": digest_of(prompts), "batches": digest_of(plan)}
+        shards = Shards(resume, origin | settings)
 
     logits = np.empty((len(prompts), model.n_layers + 1, len(tokens)), dtype=np.float32)
     residuals = {ell: np.empty((len(prompts), model.d_model), np.float32) for ell in keep}
@@ -221,8 +222,12 @@ def read_layers(
     )
 
 
-def _digest(plan) -> str:
-    return hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
+def digest_of(arrays) -> str:
+    """Sixteen hexadecimal digits that change with the arrays' content or lengths."""
+    digest = hashlib.sha256(repr([len(array) for array in arrays]).encode())
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _origin(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers.cache_utils import Cache, DynamicLayer
@@ -17,13 +18,13 @@ def read_batches(model: Model, prompts, batches: list[Batch], tokens, keep, shar
     Yields lists of row and dicts of float32 arrays: ``logits [batch, layers + 1, options]`` and
     ``residuals [kept layers, batch, d_model]``.
     """
-    beginning, ids = None, []
+    beginning, ids = None, ()
     with tqdm(total=len(prompts), desc="reading", unit="question", delay=5) as progress:
         for number, batch in enumerate(batches):
             rows, shared = list(batch.rows), batch.shared
             found = shards.read(number) if shards else None
             if found is None:
-                if shared and ids != prompts[rows[0]][:shared]:
+                if shared and not np.array_equal(ids, prompts[rows[0]][:shared]):
                     beginning, ids = None, prompts[rows[0]][:shared]  # free the last one first
                     beginning = run_beginning(model, ids)
                 rest = [prompts[i][shared:] for i in rows]
@@ -36,7 +37,7 @@ def read_batches(model: Model, prompts, batches: list[Batch], tokens, keep, shar
             yield rows, found
 
 
-def read_batch(model: Model, prompts: list[list[int]], tokens, keep, beginning=None):
+def read_batch(model: Model, prompts, tokens, keep, beginning=None):
     """Every layer's lens logits at the last token of each prompt, in one traced pass.
 
     Prompts are padded on the right, where a causal model cannot see the padding, so that the mask
@@ -44,7 +45,7 @@ def read_batch(model: Model, prompts: list[list[int]], tokens, keep, beginning=N
 
     Parameters
     ----------
-    prompts : list of list of int
+    prompts : list of int array ``[tokens]``
         Token ids; with a ``beginning``, what follows it.
     tokens : list of int
         The option letters' tokens.
@@ -75,12 +76,12 @@ def read_batch(model: Model, prompts: list[list[int]], tokens, keep, beginning=N
     return finish(logits, model.logit_scale, model.soft_cap), kept
 
 
-def pad_right(prompts: list[list[int]], device, beginning=None):
+def pad_right(prompts, device, beginning=None):
     """Model inputs ``[batch, tokens]``, and the place of each prompt's last token ``[batch]``."""
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
     for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt)
+        row[: len(prompt)] = torch.as_tensor(prompt)
     seen = 0 if beginning is None else beginning.get_seq_length()
     mask = torch.ones(len(prompts), seen + ids.shape[1], dtype=torch.long)
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
@@ -108,7 +109,7 @@ class SharedLayer(DynamicLayer):
         return tuple(torch.cat([a.expand(len(b), -1, -1, -1), b], dim=-2) for a, b in pairs)
 
 
-def run_beginning(model: Model, ids: list[int]) -> Cache:
+def run_beginning(model: Model, ids) -> Cache:
     """Run the tokens that prompts begin with, once, and keep every layer's keys and values."""
     cache = Cache(layer_class_to_replicate=DynamicLayer)
     inputs, _ = pad_right([ids], model.device)

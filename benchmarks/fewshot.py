@@ -1,0 +1,85 @@
+"""Five-shot MMLU with and without shared exemplars: questions per second, and peak memory.
+
+The same random model and tokenizer as in reading.py; whole subjects of MMLU, as many questions of
+each as asked for. Both ways must give the same numbers before they are timed in turns.
+
+    python benchmarks/fewshot.py FOLDER_OF_MMLU [--subjects 3] [--questions 24] [--rounds 3]
+"""
+
+import argparse
+import statistics
+from time import perf_counter
+
+import torch
+from datasets import concatenate_datasets
+from reading import learn_tokenizer, random_llama
+
+from calib import load_questions, open_model
+from calib.batches import plan_batches
+from calib.prompts import build_prompts, option_tokens
+from calib.tracing import read_batches
+
+
+def chosen(folder, n_subjects, n_questions):
+    """Questions of subjects evenly spread over all, by name."""
+    names = sorted(set(load_questions(folder)["subject"]))
+    names = names[:: len(names) // n_subjects][:n_subjects]
+    parts = [load_questions(folder, subjects=name, limit=n_questions) for name in names]
+    return names, concatenate_datasets(parts)
+
+
+def read(model, prompts, batches, tokens):
+    logits = torch.empty(len(prompts), model.n_layers + 1, len(tokens))
+    for rows, found in read_batches(model, prompts, batches, tokens, [], None):
+        logits[rows] = torch.from_numpy(found["logits"])
+    return logits
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", help="MMLU, in the layout of cais/mmlu")
+    parser.add_argument("--subjects", type=int, default=3)
+    parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    tokenizer = learn_tokenizer(load_questions(args.folder))
+    model = open_model((random_llama(args.device), tokenizer))
+    names, some = chosen(args.folder, args.subjects, args.questions)
+    exemplars = load_questions(args.folder, "dev")
+    prompts = tokenizer(build_prompts(some, 5, exemplars))["input_ids"]
+    tokens = option_tokens(tokenizer, 4)
+    plans = {
+        way: plan_batches(prompts, some["subject"], 4096, model.context, share)
+        for way, share in {"shared": True, "whole": False}.items()
+    }
+    lengths = [len(prompt) for prompt in prompts]
+    saved = {b.rows[0]: b.shared for b in plans["shared"]}
+    print(f"{', '.join(names)}: {len(some)} questions of {min(lengths)} to {max(lengths)} tokens")
+    print("shared beginnings of", sorted(set(saved.values())), "tokens")
+    difference = (
+        (
+            read(model, prompts, plans["shared"], tokens)
+            - read(model, prompts, plans["whole"], tokens)
+        )
+        .abs()
+        .max()
+    )
+    print(f"largest difference of a logit: {difference:.1e}")
+    assert difference < 1e-4
+
+    times = {way: [] for way in plans}
+    for turn in range(args.rounds):
+        for way in list(plans)[:: 1 if turn % 2 else -1]:
+            start = perf_counter()
+            read(model, prompts, plans[way], tokens)
+            times[way].append(perf_counter() - start)
+    for way, seconds in times.items():
+        print(f"{way}: {len(some) / statistics.median(seconds):.2f} questions per second")
+    pairs = zip(times["whole"], times["shared"], strict=True)
+    print(f"ratio {statistics.median(a / b for a, b in pairs):.2f}")
+
+
+if __name__ == "__main__":
+    main()
