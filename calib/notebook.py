@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from IPython.display import display
 
+from calib.wording import interval_text
+
 _PREFIX = "application/papermill.record/"
 
 
@@ -31,13 +33,3 @@ def glue_interval(name: str, value: float, low: float, high: float, digits: int 
     glue(f"{name}_low", float(low))
     glue(f"{name}_high", float(high))
     glue(f"{name}_text", interval_text(value, low, high, digits))
-
-
-def interval_text(value: float, low: float, high: float, digits: int = 3) -> str:
-    """A value and its interval as the book writes them.
-
-    >>> interval_text(-0.0021, -0.015, 0.0094)
-    '−0.002 [−0.015, 0.009]'
-    """
-    value, low, high = (f"{x:.{digits}f}".replace("-", "−") for x in (value, low, high))
-    return f"{value} [{low}, {high}]"

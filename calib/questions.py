@@ -135,6 +135,8 @@ def _read_jsonl(file: Path) -> pa.Table:
             ) from None
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {number} is not JSON ({error})") from None
+        if not isinstance(rows[-1], dict):
+            raise ValueError(f"{file}, line {number} is {rows[-1]!r:.60}; it must be an object")
     return pa.Table.from_pylist(rows)
 
 

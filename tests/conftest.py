@@ -1,10 +1,13 @@
-"""The book, built once for every test that reads it."""
+"""The book, built once for every test that reads it, and a browser to look at pages with."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Error, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,3 +19,40 @@ def book():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     return ROOT / "_build"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    found = (shutil.which(name) for name in ("chromium", "google-chrome", "chromium-browser"))
+    path = os.environ.get("BROWSER_PATH") or next(filter(None, found), None)
+    with sync_playwright() as play:
+        try:
+            chromium = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(f"no Chromium: {error.message.splitlines()[0]} (BROWSER_PATH names one)")
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page opened with the network cut; collects what it asked for and complained of."""
+
+    def __init__(self, browser, address, inside, **options):
+        self.outside, self.complaints = [], []
+        self.page = browser.new_page(**options)
+        self.page.route(lambda url: not url.startswith(inside), self._refuse)
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(address)
+        self.page.wait_for_function(
+            "() => [...document.querySelectorAll('.math')]"
+            ".every(formula => formula.querySelector('mjx-container'))"
+        )
+
+    def _refuse(self, route):
+        self.outside.append(route.request.url)
+        route.abort()
+
+    def _hear(self, message):
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)

@@ -2,16 +2,13 @@
 
 import functools
 import http.server
-import os
 import re
-import shutil
 import threading
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import ROOT
-from playwright.sync_api import Error, sync_playwright
+from conftest import ROOT, Visit
 
 CHAPTERS = ("reliability", "asking", "layers")
 PAGES = ("index", *CHAPTERS, "glossary", "bibliography")
@@ -83,19 +80,6 @@ def test_no_page_shows_a_traceback_or_a_warning(pages):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    found = (shutil.which(name) for name in ("chromium", "google-chrome", "chromium-browser"))
-    path = os.environ.get("BROWSER_PATH") or next(filter(None, found), None)
-    with sync_playwright() as play:
-        try:
-            chromium = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(f"no Chromium: {error.message.splitlines()[0]} (BROWSER_PATH names one)")
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def site(book):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -106,30 +90,6 @@ def site(book):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-class Visit:
-    """A page opened with the network cut; collects what it asked for and complained of."""
-
-    def __init__(self, browser, address, inside, **options):
-        self.outside, self.complaints = [], []
-        self.page = browser.new_page(**options)
-        self.page.route(lambda url: not url.startswith(inside), self._refuse)
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(address)
-        self.page.wait_for_function(
-            "() => [...document.querySelectorAll('.math')]"
-            ".every(formula => formula.querySelector('mjx-container'))"
-        )
-
-    def _refuse(self, route):
-        self.outside.append(route.request.url)
-        route.abort()
-
-    def _hear(self, message):
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -73,6 +73,12 @@ def test_a_broken_line_is_named(tmp_path):
         load_questions(tmp_path)
 
 
+def test_a_line_that_is_no_object_is_named(tmp_path):
+    (tmp_path / "test.jsonl").write_text(json.dumps(GOOD) + '\n["What?", 1]', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 2 is \['What\?', 1\]; it must be an object"):
+        load_questions(tmp_path)
+
+
 def test_an_empty_file_is_refused(tmp_path):
     pq.write_table(pa.Table.from_pylist([GOOD]).slice(0, 0), tmp_path / "test.parquet")
     with pytest.raises(ValueError, match="there are no questions"):

@@ -1,0 +1,111 @@
+"""``python -m calib report MODEL``: a page on a model of one's own. ``--help`` says the rest."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+
+from calib.mmlu import CATEGORIES
+
+PROGRAM = "python -m calib"
+DESCRIPTION = """\
+Read a language model layer by layer and write a page on its calibration: where its accuracy
+leaves chance, where its answer is settled, and whether its confidence is corrected after that.
+
+The page, index.html, stands alone and can be sent to others. Beside it, reading/ holds the numbers
+it was made from; calib.Reading.load opens them.
+"""
+EXAMPLES = """\
+examples:
+  python -m calib report almanac
+      the laboratory's model on its own questions: no network, under a minute
+  python -m calib report Qwen/Qwen2.5-0.5B --shots 5 --limit 2000
+      a model of the hub on 2,000 questions of MMLU, with five exemplars each
+  python -m calib report ./my-model --questions ./my-questions --out my-report
+      a folder written by save_pretrained, on test*.jsonl or test*.parquet in a folder; a row has
+      question, subject, choices (a list) and answer (the index of the right one)
+
+Interrupted, the same command goes on where it was.
+
+exit codes: 0 when the page is written, 2 when something in the input has to be put right.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message):
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: {line}\n")
+
+
+def make_parser() -> Parser:
+    """The command line; an option's help says what holds without it."""
+    parser = Parser(
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        usage=f"{PROGRAM} report MODEL [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("task", choices=["report"], metavar="report", help="the one thing there is to do")
+    add("source", metavar="MODEL", help="almanac, almanac-tuned, a hub id, or a model's folder")
+    add(
+        "--questions", metavar="SOURCE",
+        help="mmlu, almanac, or a folder (default: almanac for the laboratory's models, else mmlu)",
+    )  # fmt: skip
+    add(
+        "--shots", type=int, choices=range(6), default=0, metavar="N",
+        help="solved questions before each question, 0 to 5 (default: 0)",
+    )  # fmt: skip
+    add(
+        "--category", choices=list(CATEGORIES), metavar="NAME",
+        help=f"one of MMLU's categories: {', '.join(map(repr, CATEGORIES))} (default: all)",
+    )  # fmt: skip
+    add(
+        "--limit", type=at_least(1), metavar="N",
+        help="a random subset of N questions (default: all)",
+    )  # fmt: skip
+    add("--remote", action="store_true", help="run the model elsewhere, as open_model's remote")
+    add("--out", metavar="DIR", help="the folder to write (default: report-MODEL)")
+    add(
+        "--seed", type=at_least(0), default=0, metavar="N",
+        help="of the subset, of the bootstrap and of all other draws (default: 0)",
+    )  # fmt: skip
+    return parser
+
+
+def at_least(least: int):
+    """A type of argument: a whole number from ``least`` on."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return convert
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; exits with 2 and one line where the input is at fault."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = make_parser()
+    asked = vars(parser.parse_args(arguments))
+
+    from calib.report import InputFault, write_report  # torch and all: not for --help
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces every retry
+    command = shlex.join([*PROGRAM.split(), *arguments])
+    del asked["task"]
+    try:
+        page, finding = write_report(**asked, command=command)
+    except InputFault as fault:
+        parser.error(str(fault))
+    print(finding, page, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
