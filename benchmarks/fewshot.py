@@ -1,9 +1,9 @@
-"""Five-shot MMLU with and without shared exemplars: questions per second, and peak memory.
+"""Five-shot MMLU with and without shared exemplars: questions per second.
 
-The same random model and tokenizer as in reading.py; whole subjects of MMLU, as many questions of
-each as asked for. Both ways must give the same numbers before they are timed in turns.
+The same random model and tokenizer as in reading.py, on whole subjects of MMLU. Both ways must give
+the same numbers before they are timed in turns.
 
-    python benchmarks/fewshot.py FOLDER_OF_MMLU [--subjects 3] [--questions 24] [--rounds 3]
+    python benchmarks/fewshot.py FOLDER_OF_MMLU [--subjects abstract_algebra ...] [--rounds 3]
 """
 
 import argparse
@@ -11,21 +11,12 @@ import statistics
 from time import perf_counter
 
 import torch
-from datasets import concatenate_datasets
 from reading import learn_tokenizer, random_llama
 
 from calib import load_questions, open_model
 from calib.batches import plan_batches
 from calib.prompts import build_prompts, option_tokens
 from calib.tracing import read_batches
-
-
-def chosen(folder, n_subjects, n_questions):
-    """Questions of subjects evenly spread over all, by name."""
-    names = sorted(set(load_questions(folder)["subject"]))
-    names = names[:: len(names) // n_subjects][:n_subjects]
-    parts = [load_questions(folder, subjects=name, limit=n_questions) for name in names]
-    return names, concatenate_datasets(parts)
 
 
 def read(model, prompts, batches, tokens):
@@ -38,25 +29,25 @@ def read(model, prompts, batches, tokens):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="MMLU, in the layout of cais/mmlu")
-    parser.add_argument("--subjects", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--subjects", nargs="+", default=["abstract_algebra", "business_ethics"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
     tokenizer = learn_tokenizer(load_questions(args.folder))
     model = open_model((random_llama(args.device), tokenizer))
-    names, some = chosen(args.folder, args.subjects, args.questions)
+    some = load_questions(args.folder, subjects=args.subjects)
     exemplars = load_questions(args.folder, "dev")
     prompts = tokenizer(build_prompts(some, 5, exemplars))["input_ids"]
     tokens = option_tokens(tokenizer, 4)
     plans = {
-        way: plan_batches(prompts, some["subject"], 4096, model.context, share)
+        way: plan_batches(prompts, some["subject"], 8192, model.context, share)
         for way, share in {"shared": True, "whole": False}.items()
     }
     lengths = [len(prompt) for prompt in prompts]
     saved = {b.rows[0]: b.shared for b in plans["shared"]}
-    print(f"{', '.join(names)}: {len(some)} questions of {min(lengths)} to {max(lengths)} tokens")
+    span = f"{min(lengths)} to {max(lengths)} tokens"
+    print(f"{', '.join(args.subjects)}: {len(some)} questions of {span}")
     print("shared beginnings of", sorted(set(saved.values())), "tokens")
     difference = (
         (

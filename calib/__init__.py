@@ -14,7 +14,7 @@ _HOMES = {
     "load_questions": "questions",
     "build_prompts": "prompts",
     "open_model": "models",
-    "lens": "models",
+    "lens": "lenses",
     "read_layers": "reading",
     "Reading": "reading",
     "evolve": "evolution",

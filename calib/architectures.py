@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-import torch
-
 # Where the architectures keep each part; the first path that exists is taken.
 PATHS = {
     "layers": (
@@ -40,16 +38,6 @@ def find_part(module, part: str, architecture: str) -> str:
         f"{architecture} keeps its {part} under none of {', '.join(PATHS[part])}; "
         "this architecture is not known here"
     )
-
-
-def returns_tuple(module, layer) -> bool:
-    """Whether a block returns a tuple, not the residual stream itself; one token is run to see."""
-    outputs = []
-    hook = layer.register_forward_hook(lambda _, __, output: outputs.append(output))
-    with torch.no_grad():
-        module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=module.device), use_cache=False)
-    hook.remove()
-    return isinstance(outputs[0], tuple)
 
 
 def logit_scale_of(config) -> float | None:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from nnsight.modeling.transformers import TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from calib.architectures import PATHS, find_part, logit_scale_of, returns_tuple
+from calib.architectures import PATHS, find_part, logit_scale_of
+from calib.lenses import check_lens
+from calib.remote import Job, api_key
 
 LABORATORY = {name: files("calib.laboratory") / name for name in ("almanac", "almanac-tuned")}
-
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,30 @@ class Model:
         Everything nnsight offers stays available through it.
     tokenizer : transformers tokenizer
         A copy of its own, padding on the left.
+    remote : bool
+        Whether it runs on NDIF; its ``module`` then has no weights here.
+    time_limit : float
+        Most seconds that one traced pass of a remote model may take, the server's queue included.
     name, revision, architecture : str
-        For provenance; ``revision`` is the hub's commit where there is one.
+        For provenance; ``revision`` is the hub's commit where there is one, of a remote model that
+        of its configuration: the server tells none.
     layers, norm, unembedding : str
         Paths of the parts inside ``traced``.
     n_layers, d_model, context : int
         Number of blocks, width of the residual stream, longest prompt in tokens.
-    tuple_output : bool
-        Whether a block returns a tuple whose first entry is the residual stream.
     logit_scale, soft_cap : float or None
         What the model does to its logits after the unembedding.
+    tuple_output : bool
+        Whether a block returns a tuple whose first entry is the residual stream; found by running
+        it, as is ``dtype``.
+    dtype : torch.dtype
+        Of the weights where they run.
     """
 
     traced: Any
     tokenizer: Any
+    remote: bool
+    time_limit: float
     name: str
     revision: str
     architecture: str
@@ -59,9 +71,10 @@ class Model:
     n_layers: int
     d_model: int
     context: int
-    tuple_output: bool
     logit_scale: float | None
     soft_cap: float | None
+    tuple_output: bool | None = None
+    dtype: torch.dtype | None = None
 
     @property
     def module(self) -> torch.nn.Module:
@@ -70,15 +83,30 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids have to be."""
+        """Where token ids have to be; a server moves them by itself."""
+        if self.remote:
+            return torch.device("cpu")
         return self.module.get_input_embeddings().weight.device
 
     def part(self, name: str) -> Any:
         """The traced ``layers``, ``norm`` or ``unembedding``."""
         return attrgetter(getattr(self, name))(self.traced)
 
+    def trace(self, **inputs) -> Any:
+        """Trace one forward pass wherever the model runs: ``with model.trace(input_ids=ids):``.
 
-def open_model(source, *, remote: bool = False, device=None, dtype=None) -> Model:
+        A remote model's block is shipped with the values it reads. They may be torch, numbers,
+        tensors and parts, bound to local names before; ``model.x`` would ship this class, which
+        the server does not have. What is saved comes back: ``.detach().cpu().clone()`` it, or all
+        that it is a view of comes along.
+        """
+        backend = Job(self.traced, self.time_limit) if self.remote else None
+        return self.traced.trace(**inputs, backend=backend)
+
+
+def open_model(
+    source, *, remote: bool = False, device=None, dtype=None, time_limit: float = 600
+) -> Model:
     """Open a decoder-only model for reading, and check that its lens is right.
 
     Parameters
@@ -88,11 +116,16 @@ def open_model(source, *, remote: bool = False, device=None, dtype=None) -> Mode
         hub id, a folder written by ``save_pretrained``, or a loaded pair. A loaded module is put
         into evaluation mode and stays where it is.
     remote : bool
-        Reserved for models run elsewhere; not available yet.
+        Run the model on NDIF (https://ndif.us), which takes a hub id and needs a key in the
+        environment variable ``NDIF_API_KEY``. Only the configuration and the tokenizer are
+        downloaded.
     device : str or torch.device, optional
-        By default the first GPU, else the CPU.
+        By default the first GPU, else the CPU. ``"auto"`` spreads the layers over all GPUs there
+        are, as accelerate places them (``pip install accelerate``).
     dtype : torch.dtype, optional
         By default float32 on a CPU and the checkpoint's own type elsewhere.
+    time_limit : float
+        With ``remote``: most seconds that one traced pass may take, the server's queue included.
 
     Returns
     -------
@@ -101,8 +134,13 @@ def open_model(source, *, remote: bool = False, device=None, dtype=None) -> Mode
     Raises
     ------
     ValueError
-        If a part cannot be found, the tokenizer ends prompts with a token of its own, or the lens
-        at the last layer differs from the model's own logits; the message says where.
+        If a part cannot be found, weights have no place on a device, the tokenizer ends prompts
+        with a token of its own, or the lens at the last layer differs from the model's own logits;
+        the message says where. With ``remote``, also if the source is no hub id, or a device or
+        dtype is given.
+    OSError
+        With ``remote``: PermissionError, ConnectionError, TimeoutError or
+        :class:`calib.remote.RemoteError`; see :mod:`calib.remote`.
 
     Examples
     --------
@@ -111,100 +149,35 @@ def open_model(source, *, remote: bool = False, device=None, dtype=None) -> Mode
     ('LlamaForCausalLM', 8, 128)
     """
     if remote:
-        raise NotImplementedError(
-            "remote=True is not available yet; open the model on this machine"
-        )
-    module, tokenizer, name = _load(source, device, dtype)
+        _check_remote(source, device, dtype)
+        tokenizer, name = AutoTokenizer.from_pretrained(source), source
+        # The task is part of the name that NDIF keeps a model under.
+        traced = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
+    else:
+        module, tokenizer, name = _load(source, device, dtype)
+        _check_placement(module)
+        traced = TransformersModel(module, tokenizer=tokenizer)
+    _check_tokenizer(tokenizer)
+    module, config = traced._module, traced._module.config.get_text_config()
     architecture = type(module).__name__
     paths = {part: find_part(module, part, architecture) for part in PATHS}
-    _check_tokenizer(tokenizer)
-    config = module.config.get_text_config()
     model = Model(
-        traced=TransformersModel(module, tokenizer=tokenizer),
+        traced=traced,
         tokenizer=tokenizer,
+        remote=remote,
+        time_limit=time_limit,
         name=name,
-        revision=getattr(config, "_commit_hash", None) or "",
+        revision=_revision(source),
         architecture=architecture,
         **paths,
         n_layers=len(attrgetter(paths["layers"])(module)),
         d_model=config.hidden_size,
         context=getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length,
-        tuple_output=returns_tuple(module, attrgetter(paths["layers"])(module)[-1]),
         logit_scale=logit_scale_of(config),
         soft_cap=getattr(config, "final_logit_softcapping", None),
     )
-    check_lens(model)
-    return model
-
-
-def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
-    """Logits that a residual stream would give if it were the last: the logit lens.
-
-    Parameters
-    ----------
-    residuals : tensor ``[..., d_model]``
-    tokens : list of int, optional
-        Only these rows of the unembedding; the whole vocabulary if not given.
-
-    Returns
-    -------
-    tensor ``[..., tokens]``
-        In the model's own type, after its logit scale and soft-cap.
-
-    References
-    ----------
-    .. [1] nostalgebraist, "interpreting GPT: the logit lens", 2020.
-
-    Examples
-    --------
-    >>> model = open_model("almanac")
-    >>> lens(model, torch.zeros(3, 128), tokens=[5, 6]).shape
-    torch.Size([3, 2])
-    """
-    norm = attrgetter(model.norm)(model.module)
-    unembedding = attrgetter(model.unembedding)(model.module)
-    rows = slice(None) if tokens is None else torch.as_tensor(tokens)
-    bias = None if unembedding.bias is None else unembedding.bias[rows]
-    with torch.no_grad():
-        logits = torch.nn.functional.linear(norm(residuals), unembedding.weight[rows], bias)
-    return finish(logits, model.logit_scale, model.soft_cap)
-
-
-def finish(logits, scale: float | None, cap: float | None):
-    """What a model does to its logits after the unembedding: scale, then soft-cap."""
-    if scale is not None:
-        logits = logits * scale
-    if cap is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits
-
-
-def check_lens(model: Model) -> None:
-    """Raise ValueError unless the lens at the last layer gives the model's own logits."""
-    ids = torch.tensor([[5, 3, 2, 7, 1]], device=model.device)
-    layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
-    with torch.no_grad(), model.traced.trace(input_ids=ids, use_cache=False):
-        output = layers[-1].output
-        residual = (output[0] if model.tuple_output else output)[:, -1].clone().save()
-        norm_in = norm.input[:, -1].clone().save()
-        norm_out = norm.output[:, -1].clone().save()
-        unembedding_in = unembedding.input[:, -1].clone().save()
-        unembedding_out = unembedding.output[:, -1].clone().save()
-        own = model.traced.output.logits[:, -1].clone().save()
-    tolerance = TOLERANCE[own.dtype]
-    if _difference(lens(model, residual), own) <= tolerance:
-        return
-    finished = finish(unembedding_out, model.logit_scale, model.soft_cap)
-    stages = {
-        f"between the last layer and {model.norm}": _difference(residual, norm_in),
-        f"between {model.norm} and {model.unembedding}": _difference(norm_out, unembedding_in),
-        f"after {model.unembedding} (a scale or cap not known here)": _difference(finished, own),
-    }
-    where, size = max(stages.items(), key=lambda stage: stage[1])
-    raise ValueError(
-        f"{model.architecture} ({model.name}): the lens at the last layer is not the model's own "
-        f"logits; they part {where}, by {size:.1e} of the largest value (allowed {tolerance:.0e})"
-    )
+    tuple_output, weights_dtype = check_lens(model)
+    return replace(model, tuple_output=tuple_output, dtype=weights_dtype)
 
 
 def fingerprint(module) -> str:
@@ -216,8 +189,30 @@ def fingerprint(module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _difference(a, b) -> float:
-    return ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item()
+def _check_remote(source, device, dtype) -> None:
+    """Refuse what cannot run on NDIF, before anything is sent or downloaded."""
+    if not _is_hub_id(source):
+        what = "a loaded module" if isinstance(source, tuple) else f"{str(source)!r}"
+        raise ValueError(
+            f"remote=True needs the hub id of a model, such as 'meta-llama/Llama-3.1-8B', and "
+            f"{what} is on this machine; open it without remote=True"
+        )
+    if device is not None or dtype is not None:
+        raise ValueError(
+            f"device is {device} and dtype is {dtype}; with remote=True both are the server's, so "
+            "leave them out"
+        )
+    api_key()
+
+
+def _is_hub_id(source) -> bool:
+    return isinstance(source, str) and source not in LABORATORY and not Path(source).exists()
+
+
+def _revision(source) -> str:
+    """The commit on the hub that the configuration was downloaded from, if it was."""
+    found = try_to_load_from_cache(source, "config.json") if _is_hub_id(source) else None
+    return Path(found).parent.name if isinstance(found, str) else ""
 
 
 def _load(source, device, dtype):
@@ -226,13 +221,29 @@ def _load(source, device, dtype):
         # nnsight sets the padding side of the tokenizer it is given; the caller's stays untouched.
         name = getattr(module, "name_or_path", "") or type(module).__name__
         return module.eval(), copy.deepcopy(tokenizer), name
+    on_gpu = torch.cuda.is_available()
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if on_gpu else "cpu"
     if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+        on_gpu = on_gpu if device == "auto" else torch.device(device).type != "cpu"
+        dtype = "auto" if on_gpu else torch.float32
     path = str(LABORATORY.get(source, source))
-    module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+    placed = {"device_map": "auto"} if device == "auto" else {}
+    module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **placed).eval()
+    if not placed:
+        module.to(device)
     return module, AutoTokenizer.from_pretrained(path), str(source)
+
+
+def _check_placement(module) -> None:
+    """Refuse weights that are moved in for a moment only: a trace cannot read them."""
+    away = [name for name, weight in module.named_parameters() if weight.device.type == "meta"]
+    if away:
+        raise ValueError(
+            f"{len(away)} weights, first {away[0]}, have no place on a device and would be moved "
+            "in from memory or disk when they are needed, which cannot be traced; use more or "
+            "larger GPUs, a smaller dtype, or remote=True"
+        )
 
 
 def _check_tokenizer(tokenizer) -> None:

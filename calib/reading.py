@@ -176,7 +176,8 @@ def read_layers(
         context or than ``batch_tokens``, letters that are not single tokens, a ``resume`` folder
         of other settings, and all that :func:`calib.prompts.build_prompts` refuses.
     OSError
-        If the ``resume`` folder cannot be written; finished batches stay.
+        If the ``resume`` folder cannot be written, or a remote model cannot be run (see
+        :mod:`calib.remote`); finished batches stay.
 
     Examples
     --------
@@ -234,9 +235,10 @@ def _origin(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> 
     return {
         "model": model.name,
         "revision": model.revision,
-        "weights": fingerprint(model.module),
+        "remote": model.remote,
+        "weights": "" if model.remote else fingerprint(model.module),  # they are not here to see
         "architecture": model.architecture,
-        "dtype": str(model.module.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "questions": questions.info.dataset_name,
         "prompt": PROMPT_FORM,
         "shots": shots,

@@ -199,7 +199,7 @@ def _load(source: str, category, limit, seed) -> Dataset:
 def _open(source: str, remote: bool) -> Model:
     try:
         return open_model(source, remote=remote)
-    except (OSError, ValueError, ImportError, NotImplementedError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         message = f"model {source!r} cannot be opened ({error})"
         if source not in LABORATORY and not _is_folder(source):
             message += (

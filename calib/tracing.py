@@ -8,7 +8,8 @@ from tqdm.auto import tqdm
 from transformers.cache_utils import Cache, DynamicLayer
 
 from calib.batches import Batch
-from calib.models import TOLERANCE, Model, finish
+from calib.lenses import TOLERANCE, finish
+from calib.models import Model
 from calib.shards import Shards
 
 
@@ -63,16 +64,18 @@ def read_batch(model: Model, prompts, tokens, keep, beginning=None):
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, linear = model.tuple_output, torch.nn.functional.linear
-    with torch.no_grad(), model.traced.trace(**inputs, use_cache=False, logits_to_keep=1):
-        stream = [layers[0].input[rows, last]]
-        for layer in layers:
-            output = layer.output
-            stream.append((output[0] if in_tuple else output)[rows, last])
-        stream = torch.stack(stream)  # [layers + 1, batch, d_model]
+    with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
         weight = unembedding.weight[tokens]  # [options, d_model]
         bias = None if unembedding.bias is None else unembedding.bias[tokens]
-        logits = linear(norm(stream), weight, bias).transpose(0, 1).clone().save()
-        kept = stream[keep].clone().save()
+        home = weight.device  # a large model's layers are spread over several
+        stream = [layers[0].input[rows, last].to(home)]
+        for layer in layers:
+            output = layer.output
+            stream.append((output[0] if in_tuple else output)[rows, last].to(home))
+        stream = torch.stack(stream)  # [layers + 1, batch, d_model]
+        logits = linear(norm(stream).to(home), weight, bias).transpose(0, 1)
+        # From a server: no views of something larger, or that would come along.
+        logits, kept = logits.detach().cpu().save(), stream[keep].detach().cpu().save()
     return finish(logits, model.logit_scale, model.soft_cap), kept
 
 
@@ -121,8 +124,12 @@ def run_beginning(model: Model, ids) -> Cache:
 def can_share(model: Model) -> bool:
     """Whether prompts may share a beginning in this model: asked of the model, not of a list.
 
-    Recurrent layers keep no keys and values; elsewhere five tokens are read both ways.
+    Recurrent layers keep no keys and values; elsewhere five tokens are read both ways. A remote
+    model cannot: a server forgets a pass when it is over, and to send its keys and values back and
+    forth takes more than to run the beginning again.
     """
+    if model.remote:
+        return False
     kinds = set(getattr(model.module.config.get_text_config(), "layer_types", None) or ())
     if model.module._is_stateful or not kinds <= {"full_attention", "sliding_attention"}:
         return False

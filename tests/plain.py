@@ -15,6 +15,16 @@ def prompt_of(row):
     return f"{HEADER.format(row['subject'].replace('_', ' '))}{row['question']}\n{options}Answer:"
 
 
+def few_shot_prompts(rows, exemplars, shots):
+    prompts = []
+    for row in rows:
+        header = HEADER.format(row["subject"].replace("_", " "))
+        solved = [r for r in exemplars if r["subject"] == row["subject"]][:shots]
+        blocks = [f"{prompt_of(r).removeprefix(header)} {'ABCD'[r['answer']]}\n\n" for r in solved]
+        prompts.append(header + "".join(blocks) + prompt_of(row).removeprefix(header))
+    return prompts
+
+
 def load(name):
     folder = files("calib.laboratory") / name
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

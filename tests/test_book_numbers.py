@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from calib.questions import category_of, load_questions
 
-PAGES = ("index", "reliability", "asking", "layers")
+PAGES = ("index", "reliability", "asking", "layers", "own")
 START, END = 6, 8  # of the correction phase
 
 
@@ -182,16 +182,7 @@ def expected_asking(lab):
     some, exemplars = lab.questions.select(range(600)), load_questions("almanac", "dev")
     labels = lab.labels[:600]
     for shots in (0, 3):
-        prompts = []
-        for row in some:
-            solved = [r for r in exemplars if r["subject"] == row["subject"]][:shots]
-            header = plain.HEADER.format(row["subject"].replace("_", " "))
-            blocks = [
-                f"{plain.prompt_of(r).removeprefix(header)} {'ABCD'[r['answer']]}\n\n"
-                for r in solved
-            ]
-            blocks.append(plain.prompt_of(row).removeprefix(header))
-            prompts.append(header + "".join(blocks))
+        prompts = plain.few_shot_prompts(some, exemplars, shots)
         logits = plain.last_states(module, tokenizer, prompts)[1]
         letters = [tokenizer(f" {letter}")["input_ids"][0] for letter in "ABCD"]
         right = logits[:, letters].argmax(-1).numpy() == labels
@@ -237,6 +228,35 @@ def expected_layers(lab):
     }
 
 
+def expected_own(lab):
+    """Counts of tokens and batches, worked out from the texts."""
+    tokenizer = plain.load("almanac")[1]
+    some, exemplars = load_questions("almanac", limit=200), load_questions("almanac", "dev")
+    whole = shared = 0
+    for subject in set(some["subject"]):
+        rows = [row for row in some if row["subject"] == subject]
+        prompts = plain.few_shot_prompts(rows, exemplars, 3)
+        ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+        beginning = next(
+            i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1
+        )
+        whole += sum(map(len, ids))
+        shared += beginning + sum(len(row) - beginning for row in ids)
+    prompts = [plain.prompt_of(row) for row in load_questions("almanac", limit=400)]
+    lengths = sorted((len(tokenizer(prompt)["input_ids"]) for prompt in prompts), reverse=True)
+    batches = []
+    for length in lengths:
+        if not batches or (len(batches[-1]) + 1) * batches[-1][0] > 8192:
+            batches.append([])
+        batches[-1].append(length)
+    return {
+        "own_tokens_whole": whole,
+        "own_tokens_shared": shared,
+        "own_batches_kept": 2,
+        "own_batches_again": len(batches) - 2,
+    }
+
+
 # Values that rest on other random draws than the chapter's: how far they may be apart.
 DRAWN = {
     "reliability_dealt_out_ece": 0.01,
@@ -259,6 +279,7 @@ def test_every_number_in_the_prose_is_what_an_independent_computation_gives(
         "reliability": expected_reliability,
         "asking": expected_asking,
         "layers": expected_layers,
+        "own": expected_own,
     }[page](laboratory)
     values, quoted = glued[page], quoted_in(page)
     assert quoted

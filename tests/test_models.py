@@ -1,12 +1,14 @@
 """Opening a model: every architecture's lens against its own forward pass, and clear refusals."""
 
+import accelerate
 import pytest
 import torch
 from architectures import CONFIGS, D_MODEL, N_LAYERS, TOKENIZER, random_module
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, MptConfig, OPTConfig
 
-from calib.models import lens, open_model
+from calib.lenses import lens
+from calib.models import open_model
 
 PROMPT = "Which stone is the bridge of Ashford built of?\nAnswer:"
 
@@ -27,11 +29,6 @@ class ShiftedLlama(LlamaForCausalLM):
         super().__init__(config)
         self.model.norm.register_forward_hook(lambda _, __, out: out)
         self.lm_head.register_forward_pre_hook(lambda _, args: (args[0] + 1.0,))
-
-
-def test_remote_has_its_place_but_not_yet_its_code():
-    with pytest.raises(NotImplementedError, match="remote"):
-        open_model("almanac", remote=True)
 
 
 def test_an_unknown_architecture_is_named():
@@ -106,3 +103,25 @@ def test_a_folder_opens_in_the_type_asked_for(tmp_path, dtype):
     assert model.module.dtype == (dtype or torch.float32)
     assert model.architecture == "GPT2LMHeadModel"
     assert model.name == str(tmp_path)
+
+
+def test_auto_opens_the_same_model_wherever_accelerate_places_it(tmp_path):
+    random_module("llama").save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    auto = open_model(tmp_path, device="auto", dtype=torch.float32)
+    alone = open_model(tmp_path, device="cpu")
+    for placed, plain in zip(auto.module.parameters(), alone.module.parameters(), strict=True):
+        assert torch.equal(placed.cpu(), plain)
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_weights_that_are_moved_in_for_a_moment_are_refused(where, tmp_path):
+    module = random_module("llama")
+    if where == "cpu":
+        accelerate.cpu_offload(module, execution_device="cpu")
+    else:
+        accelerate.disk_offload(module, tmp_path, execution_device="cpu")
+    with pytest.raises(
+        ValueError, match=r"weights, first model.embed_tokens.weight, .* larger GPU"
+    ):
+        open_model((module, TOKENIZER))

@@ -8,7 +8,8 @@ import torch
 from architectures import CONFIGS, N_LAYERS, TOKENIZER, random_module
 from datasets import Dataset
 
-from calib.models import lens, open_model
+from calib.lenses import lens
+from calib.models import open_model
 from calib.prompts import build_prompts, option_tokens
 from calib.questions import load_questions
 from calib.reading import Reading, read_layers
