@@ -15,11 +15,12 @@ export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book html test clean
+.PHONY: help book html test benchmarks clean
 
 help:
 	@echo "make book    compute every chapter and write the book to _build/html"
 	@echo "make test    check the style, the library, the book and its pages"
+	@echo "make benchmarks MMLU=folder    measure speed and memory, some 20 minutes"
 	@echo "make clean   delete the built book, its cache and the virtual environment"
 	@echo "make help    show this text"
 	@echo
@@ -51,6 +52,14 @@ test: $(STAMP)
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m pytest
+
+benchmarks: $(STAMP)
+	@test -d "$(MMLU)" || { \
+	  echo "Say where MMLU lies, in the layout of cais/mmlu: make benchmarks MMLU=folder" >&2; exit 1; }
+	$(VENV)/bin/python benchmarks/metrics.py
+	$(VENV)/bin/python benchmarks/reading.py "$(MMLU)"
+	$(VENV)/bin/python benchmarks/fewshot.py "$(MMLU)"
+	$(VENV)/bin/python benchmarks/memory.py "$(MMLU)"
 
 clean:
 	rm -rf _build $(VENV)

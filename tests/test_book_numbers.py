@@ -242,7 +242,7 @@ def expected_own(lab):
         )
         whole += sum(map(len, ids))
         shared += beginning + sum(len(row) - beginning for row in ids)
-    prompts = [plain.prompt_of(row) for row in load_questions("almanac", limit=400)]
+    prompts = [plain.prompt_of(row) for row in load_questions("almanac", limit=1000)]
     lengths = sorted((len(tokenizer(prompt)["input_ids"]) for prompt in prompts), reverse=True)
     batches = []
     for length in lengths:
