@@ -9,7 +9,6 @@ model's own logits.
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from operator import attrgetter
@@ -178,15 +177,6 @@ def open_model(
     )
     tuple_output, weights_dtype = check_lens(model)
     return replace(model, tuple_output=tuple_output, dtype=weights_dtype)
-
-
-def fingerprint(module) -> str:
-    """Sixteen hexadecimal digits that change with the weights: from a few of every tensor's."""
-    digest = hashlib.sha256()
-    for name, parameter in module.named_parameters():
-        some = parameter.detach().flatten()[:64].float().cpu()
-        digest.update(name.encode() + some.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _check_remote(source, device, dtype) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 
 from calib.batches import plan_batches
-from calib.models import Model, fingerprint
-from calib.prompts import PROMPT_FORM, build_prompts, option_tokens, tokenize
+from calib.models import Model
+from calib.origin import digest_of, origin_of
+from calib.prompts import build_prompts, option_tokens, tokenize
 from calib.shards import Shards
 from calib.tracing import can_share, read_batches
 
@@ -199,7 +199,7 @@ def read_layers(
     subjects = np.array(questions["subject"])
     share = shots > 0 and can_share(model)
     batches = plan_batches(prompts, subjects, batch_tokens, model.context, share)
-    origin = _origin(model, questions, shots, tokens)
+    origin = origin_of(model, questions, shots, tokens)
     shards = None
     if resume is not None:
         plan = [np.array([batch.shared, *batch.rows]) for batch in batches]
@@ -221,27 +221,3 @@ def read_layers(
         residuals=residuals,
         origin=origin,
     )
-
-
-def digest_of(arrays) -> str:
-    """Sixteen hexadecimal digits that change with the arrays' content or lengths."""
-    digest = hashlib.sha256(repr([len(array) for array in arrays]).encode())
-    for array in arrays:
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _origin(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "remote": model.remote,
-        "weights": "" if model.remote else fingerprint(model.module),  # they are not here to see
-        "architecture": model.architecture,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "questions": questions.info.dataset_name,
-        "prompt": PROMPT_FORM,
-        "shots": shots,
-        "option_tokens": tokens,
-        "versions": {p: version(p) for p in ("calib", "torch", "transformers", "nnsight")},
-    }

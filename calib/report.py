@@ -122,7 +122,9 @@ def made_with(reading: Reading, command: str) -> dict[str, str]:
     """What the reading was made with, as the page tells it."""
     told = {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
     for name, value in reading.origin.items():
-        if isinstance(value, dict):
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, dict):
             value = ", ".join(f"{part} {version}" for part, version in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
