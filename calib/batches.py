@@ -40,7 +40,8 @@ def plan_batches(
     subjects : sequence of str
         One a prompt.
     batch_tokens : int
-        Most tokens a batch runs, padding included.
+        Most tokens in a batch, padding included, and a shared beginning for each of its prompts:
+        they attend to it, which takes memory and time even where it is not run again.
     context : int
         The model's longest prompt, in tokens.
     share : bool
@@ -63,7 +64,7 @@ def plan_batches(
     >>> plan_batches(prompts, ["a", "a", "b"], batch_tokens=12, context=100, share=False)
     [Batch(rows=(1, 0), shared=0), Batch(rows=(2,), shared=0)]
     >>> plan_batches(prompts * 2, ["a", "a", "b"] * 2, batch_tokens=12, context=100, share=True)
-    [Batch(rows=(1, 4, 0, 3), shared=4), Batch(rows=(2, 5), shared=0)]
+    [Batch(rows=(1, 4), shared=4), Batch(rows=(0, 3), shared=4), Batch(rows=(2, 5), shared=0)]
     """
     lengths = np.array([len(prompt) for prompt in prompts])
     longest = int(lengths.argmax())
@@ -87,7 +88,7 @@ def plan_batches(
     groups.sort(key=lambda group: -lengths[group[1]].max())
     batches = []
     for shared, rows in [*groups, (0, np.flatnonzero(whole))]:
-        batches += fill(rows.tolist(), lengths - shared, batch_tokens, shared)
+        batches += fill(rows.tolist(), lengths, batch_tokens, shared)
     return batches
 
 

@@ -158,7 +158,7 @@ def read_layers(
     exemplars : datasets.Dataset, optional
         Where they come from; the ``dev`` split of the questions' own source if not given.
     batch_tokens : int
-        Most tokens run in one batch, padding included; bounds the memory.
+        Most tokens in one batch, padding and shared exemplars included; bounds the memory.
     keep_residuals : list of int
         Layers, 0 to L, whose residual streams to keep.
     resume : str or Path, optional

@@ -12,7 +12,7 @@ from calib.models import open_model
 from calib.questions import load_questions
 from calib.reading import Reading, read_layers
 
-SETTINGS = {"shots": 2, "batch_tokens": 150, "keep_residuals": [1]}
+SETTINGS = {"shots": 2, "batch_tokens": 600, "keep_residuals": [1]}
 
 
 def read(resume=None) -> Reading:

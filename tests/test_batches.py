@@ -34,10 +34,10 @@ def test_batches_stay_within_the_budget_and_lose_nothing(share):
     batches = plan_batches(prompts, subjects, batch_tokens=400, context=100, share=share)
     assert sorted(i for batch in batches for i in batch.rows) == list(range(200))
     for batch in batches:
-        lengths = [len(prompts[i]) - batch.shared for i in batch.rows]
+        lengths = [len(prompts[i]) for i in batch.rows]
         assert len(lengths) * max(lengths) <= 400
         assert lengths == sorted(lengths, reverse=True)
-        assert min(lengths) >= 1
+        assert min(lengths) > batch.shared
         assert len({tuple(prompts[i][: batch.shared]) for i in batch.rows}) == 1
     shared = {subjects[batch.rows[0]]: batch.shared for batch in batches if batch.shared}
     assert shared == ({"a": 61, "b": 61, "c": 61} if share else {})

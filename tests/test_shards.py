@@ -101,7 +101,7 @@ def test_a_damaged_shard_is_named_and_read_again(damage, run, whole):
     ("changes", "message"),
     [
         ({"shots": 1}, r"was begun with shots = 2, this run has 1; name another folder"),
-        ({"batch_tokens": 300}, r"begun with batch_tokens = 150, this run has 300"),
+        ({"batch_tokens": 800}, r"begun with batch_tokens = 600, this run has 800"),
         ({"keep_residuals": []}, r"begun with keep_residuals = \[1\], this run has \[\]"),
         ({"limit": 59}, r"begun with prompts = '[0-9a-f]{16}'"),
         ({"model": "gpt2"}, r"begun with model = 'LlamaForCausalLM'"),

@@ -38,7 +38,7 @@ def whole_and_shared(module, questions, monkeypatch):
         return plans[-1]
 
     monkeypatch.setattr(reading_module, "plan_batches", watched)
-    settings = {"shots": 3, "batch_tokens": 200, "keep_residuals": range(4)}
+    settings = {"shots": 3, "batch_tokens": 1000, "keep_residuals": range(4)}
     shared = read_layers(model, questions, **settings)
     monkeypatch.setattr(reading_module, "can_share", lambda _: False)
     whole = read_layers(model, questions, **settings)
@@ -78,7 +78,7 @@ def test_the_beginning_is_run_once_a_subject(questions, monkeypatch):
 
     monkeypatch.setattr(tracing, "run_beginning", watched)
     model = open_model((random_module("llama"), TOKENIZER))
-    read_layers(model, questions, shots=3, batch_tokens=200)
+    read_layers(model, questions, shots=3, batch_tokens=1000)
     assert run[0] == 2  # of the five tokens that ask whether the model can
     assert len(run) == 3
 
