@@ -62,7 +62,7 @@ def calib_road(model):
     def road(inputs, last, tokens):
         lengths = (last + 1).tolist()
         prompts = [row[:n] for row, n in zip(inputs["input_ids"].tolist(), lengths, strict=True)]
-        return read_batch(model, prompts, tokens, [])[0].transpose(0, 1)
+        return read_batch(model, prompts, tokens)["logits"].transpose(0, 1)
 
     return road
 

@@ -25,7 +25,12 @@ class Batch:
 
 
 def plan_batches(
-    prompts: list[np.ndarray], subjects, batch_tokens: int, context: int, share: bool
+    prompts: list[np.ndarray],
+    subjects,
+    batch_tokens: int,
+    context: int,
+    share: bool,
+    beside: int = 0,
 ) -> list[Batch]:
     """Put prompts of similar length together, few enough to stay within ``batch_tokens``.
 
@@ -46,6 +51,9 @@ def plan_batches(
         The model's longest prompt, in tokens.
     share : bool
         Whether the model can take a beginning from an earlier pass.
+    beside : int
+        Tokens that every prompt takes up in the batch beside its own: its branches. With the
+        longest prompt they fit into ``batch_tokens``.
 
     Returns
     -------
@@ -88,7 +96,7 @@ def plan_batches(
     groups.sort(key=lambda group: -lengths[group[1]].max())
     batches = []
     for shared, rows in [*groups, (0, np.flatnonzero(whole))]:
-        batches += fill(rows.tolist(), lengths, batch_tokens, shared)
+        batches += fill(rows.tolist(), lengths + beside, batch_tokens, shared)
     return batches
 
 

@@ -85,6 +85,28 @@ def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None 
     return prompts
 
 
+def prepare(tokenizer, questions: Dataset, shots: int = 0, exemplars: Dataset | None = None):
+    """The option letters' tokens, and the token ids of every question's prompt.
+
+    Raises
+    ------
+    ValueError
+        If there are no questions, and as :func:`build_prompts` and :func:`option_tokens`.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model
+    >>> tokenizer = open_model("almanac").tokenizer
+    >>> tokens, prompts = prepare(tokenizer, load_questions("almanac", limit=3))
+    >>> len(tokens), len(prompts)
+    (4, 3)
+    """
+    if not len(questions):
+        raise ValueError("there are no questions to read")
+    tokens = option_tokens(tokenizer, len(questions[0]["choices"]))
+    return tokens, tokenize(tokenizer, build_prompts(questions, shots, exemplars))
+
+
 def tokenize(tokenizer, prompts: list[str]) -> list[np.ndarray]:
     """Token ids of each prompt, int32 ``[tokens]``, with what the tokenizer puts before them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from calib.batches import plan_batches
 from calib.models import Model
 from calib.origin import digest_of, origin_of
-from calib.prompts import build_prompts, option_tokens, tokenize
+from calib.prompts import prepare
 from calib.shards import Shards
-from calib.tracing import can_share, read_batches
+from calib.tracing import can_share, read_batch, read_batches
 
 FORMAT = 1  # of saved readings
 
@@ -140,6 +141,7 @@ def read_layers(
     batch_tokens: int = 8192,
     keep_residuals=(),
     resume=None,
+    push=None,
 ) -> Reading:
     """Read every layer's option logits at the answer position.
 
@@ -164,6 +166,8 @@ def read_layers(
     resume : str or Path, optional
         A folder that keeps the finished batches. Called again with the same folder, a run that was
         interrupted goes on where it was, and ends with what it would have ended with.
+    push : Push, optional
+        Read the model while its residual stream is pushed; :func:`calib.steering.steer` makes one.
 
     Returns
     -------
@@ -192,24 +196,21 @@ def read_layers(
         raise ValueError(
             f"keep_residuals is {list(keep_residuals)}; layers run from 0 to {model.n_layers}"
         )
-    if not len(questions):
-        raise ValueError("there are no questions to read")
-    tokens = option_tokens(model.tokenizer, len(questions[0]["choices"]))
-    prompts = tokenize(model.tokenizer, build_prompts(questions, shots, exemplars))
+    tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
     subjects = np.array(questions["subject"])
-    share = shots > 0 and can_share(model)
+    # Where every position is pushed, the beginning changes too.
+    share = shots > 0 and not (push and push.everywhere) and can_share(model)
     batches = plan_batches(prompts, subjects, batch_tokens, model.context, share)
     origin = origin_of(model, questions, shots, tokens)
-    shards = None
-    if resume is not None:
-        plan = [np.array([batch.shared, *batch.rows]) for batch in batches]
-        settings = {"keep_residuals": keep, "batch_tokens": batch_tokens}
-        settings |= {"prompts": digest_of(prompts), "batches": digest_of(plan)}
-        shards = Shards(resume, origin | settings)
+    if push:
+        origin["push"] = push.describe()
+    settings = {"keep_residuals": keep, "batch_tokens": batch_tokens}
+    shards = open_shards(resume, origin | settings, prompts, batches)
 
     logits = np.empty((len(prompts), model.n_layers + 1, len(tokens)), dtype=np.float32)
     residuals = {ell: np.empty((len(prompts), model.d_model), np.float32) for ell in keep}
-    for rows, found in read_batches(model, prompts, batches, tokens, keep, shards):
+    read = partial(read_batch, model, tokens=tokens, keep=keep, push=push)
+    for rows, found in read_batches(model, prompts, batches, read, shards):
         logits[rows] = found["logits"]
         for ell, residual in zip(keep, found["residuals"], strict=True):
             residuals[ell][rows] = residual
@@ -221,3 +222,12 @@ def read_layers(
         residuals=residuals,
         origin=origin,
     )
+
+
+def open_shards(resume, settings: dict, prompts, batches) -> Shards | None:
+    """Where a run keeps its finished batches, or None if it need not."""
+    if resume is None:
+        return None
+    plan = [np.array([batch.shared, *batch.rows]) for batch in batches]
+    digests = {"prompts": digest_of(prompts), "batches": digest_of(plan)}
+    return Shards(resume, settings | digests)

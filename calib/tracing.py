@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from tqdm.auto import tqdm
@@ -10,14 +12,38 @@ from transformers.cache_utils import Cache, DynamicLayer
 from calib.batches import Batch
 from calib.lenses import TOLERANCE, finish
 from calib.models import Model
+from calib.origin import digest_of
 from calib.shards import Shards
 
 
-def read_batches(model: Model, prompts, batches: list[Batch], tokens, keep, shards: Shards | None):
+@dataclass(frozen=True)
+class Push:
+    """Something added to the residual stream during a pass.
+
+    Attributes
+    ----------
+    layer : int
+        Whose residual stream, 0 to L.
+    vector : float32 tensor ``[d_model]``
+    everywhere : bool
+        At every position, instead of the last token alone.
+    """
+
+    layer: int
+    vector: torch.Tensor
+    everywhere: bool = False
+
+    def describe(self) -> dict:
+        """As a Reading's origin carries it."""
+        digest = digest_of([self.vector.numpy()])
+        return {"layer": self.layer, "vector": digest, "everywhere": self.everywhere}
+
+
+def read_batches(model: Model, prompts, batches: list[Batch], read, shards: Shards | None):
     """Rows of each batch and what was read there, taken from the shards where they have it.
 
-    Yields lists of row and dicts of float32 arrays: ``logits [batch, layers + 1, options]`` and
-    ``residuals [kept layers, batch, d_model]``.
+    ``read(prompts, beginning=...)`` gives a dict of tensors. Yields lists of row and dicts of
+    float32 arrays.
     """
     beginning, ids = None, ()
     with tqdm(total=len(prompts), desc="reading", unit="question", delay=5) as progress:
@@ -29,16 +55,15 @@ def read_batches(model: Model, prompts, batches: list[Batch], tokens, keep, shar
                     beginning, ids = None, prompts[rows[0]][:shared]  # free the last one first
                     beginning = run_beginning(model, ids)
                 rest = [prompts[i][shared:] for i in rows]
-                found = read_batch(model, rest, tokens, keep, beginning if shared else None)
-                names = ("logits", "residuals")
-                found = {n: f.float().cpu().numpy() for n, f in zip(names, found, strict=True)}
+                found = read(rest, beginning=beginning if shared else None)
+                found = {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
                 if shards:
                     shards.write(number, found)
             progress.update(len(rows))
             yield rows, found
 
 
-def read_batch(model: Model, prompts, tokens, keep, beginning=None):
+def read_batch(model: Model, prompts, tokens, keep=(), beginning=None, push=None):
     """Every layer's lens logits at the last token of each prompt, in one traced pass.
 
     Prompts are padded on the right, where a causal model cannot see the padding, so that the mask
@@ -54,29 +79,41 @@ def read_batch(model: Model, prompts, tokens, keep, beginning=None):
         Layers whose residual streams to return.
     beginning : transformers Cache, optional
         Of :func:`run_beginning`.
+    push : Push, optional
+        What to add to the residual stream, and where.
 
     Returns
     -------
-    tensors ``[batch, layers + 1, options]`` and ``[kept layers, batch, d_model]``
+    dict of tensors
+        ``logits [batch, layers + 1, options]`` and ``residuals [kept layers, batch, d_model]``
     """
     inputs, last = pad_right(prompts, model.device, beginning)
-    rows = torch.arange(len(prompts))
+    rows, keep = torch.arange(len(prompts)), list(keep)
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, linear = model.tuple_output, torch.nn.functional.linear
+    pushed, vector, everywhere = (push.layer, push.vector, push.everywhere) if push else [None] * 3
     with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
         weight = unembedding.weight[tokens]  # [options, d_model]
         bias = None if unembedding.bias is None else unembedding.bias[tokens]
         home = weight.device  # a large model's layers are spread over several
-        stream = [layers[0].input[rows, last].to(home)]
-        for layer in layers:
-            output = layer.output
-            stream.append((output[0] if in_tuple else output)[rows, last].to(home))
+        stream = []
+        for ell in range(len(layers) + 1):
+            if ell == 0:
+                hidden = layers[0].input  # [batch, tokens, d_model]
+            else:
+                output = layers[ell - 1].output
+                hidden = output[0] if in_tuple else output
+            if ell == pushed and everywhere:
+                hidden += vector.to(hidden)
+            elif ell == pushed:
+                hidden[rows, last] += vector.to(hidden)
+            stream.append(hidden[rows, last].to(home))
         stream = torch.stack(stream)  # [layers + 1, batch, d_model]
         logits = linear(norm(stream).to(home), weight, bias).transpose(0, 1)
         # From a server: no views of something larger, or that would come along.
         logits, kept = logits.detach().cpu().save(), stream[keep].detach().cpu().save()
-    return finish(logits, model.logit_scale, model.soft_cap), kept
+    return {"logits": finish(logits, model.logit_scale, model.soft_cap), "residuals": kept}
 
 
 def pad_right(prompts, device, beginning=None):
@@ -128,12 +165,15 @@ def can_share(model: Model) -> bool:
     model cannot: a server forgets a pass when it is over, and to send its keys and values back and
     forth takes more than to run the beginning again.
     """
-    if model.remote:
-        return False
-    kinds = set(getattr(model.module.config.get_text_config(), "layer_types", None) or ())
-    if model.module._is_stateful or not kinds <= {"full_attention", "sliding_attention"}:
+    if model.remote or not has_only_attention(model):
         return False
     ids, last = [5, 3, 2, 7, 1], [model.n_layers]
-    _, whole = read_batch(model, [ids], [0], last)
-    _, shared = read_batch(model, [ids[2:]], [0], last, run_beginning(model, ids[:2]))
+    whole = read_batch(model, [ids], [0], last)["residuals"]
+    shared = read_batch(model, [ids[2:]], [0], last, run_beginning(model, ids[:2]))["residuals"]
     return bool((whole - shared).abs().max() <= TOLERANCE[whole.dtype] * whole.abs().max())
+
+
+def has_only_attention(model: Model) -> bool:
+    """Whether all that a token learns of earlier ones comes through their keys and values."""
+    kinds = set(getattr(model.module.config.get_text_config(), "layer_types", None) or ())
+    return not model.module._is_stateful and kinds <= {"full_attention", "sliding_attention"}

@@ -67,11 +67,29 @@ def truth_correlation(
         Pearson correlations ``[layers + 1]``, -1 to 1, with percentile bootstrap intervals; nan
         where a layer's confidence is the same for all questions, as the embedding's is.
     """
-    confidence = reading.probabilities.max(axis=-1)  # [layers + 1, questions]
-    reliability = known_posterior(reading).max(axis=1)
-    counts = draw_counts(np.random.default_rng(seed), len(reading), n_resamples)
-    value = _correlation(confidence, reliability, np.ones((1, len(reading))))[0]
-    samples = _correlation(confidence, reliability, counts)  # [resamples, layers + 1]
+    return correlate(
+        reading.probabilities,
+        known_posterior(reading),
+        n_resamples=n_resamples,
+        level=level,
+        seed=seed,
+    )
+
+
+def correlate(
+    probabilities, posterior, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """:func:`truth_correlation` of any probabilities ``[ways, questions, options]``.
+
+    >>> p = np.array([[[0.9, 0.1], [0.6, 0.4], [0.5, 0.5]]])
+    >>> round(float(correlate(p, p[0]).value[0]), 6)
+    1.0
+    """
+    confidence = np.max(probabilities, axis=-1)  # [ways, questions]
+    reliability, n_questions = np.max(posterior, axis=-1), len(posterior)
+    counts = draw_counts(np.random.default_rng(seed), n_questions, n_resamples)
+    value = _correlation(confidence, reliability, np.ones((1, n_questions)))[0]
+    samples = _correlation(confidence, reliability, counts)  # [resamples, ways]
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(value, low, high, samples)
 

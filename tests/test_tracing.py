@@ -87,8 +87,8 @@ def test_a_beginning_is_not_changed_by_those_who_share_it():
     model = open_model((random_module("llama"), TOKENIZER))
     beginning = run_beginning(model, [5, 3, 2, 9, 8])
     before = [layer.keys.clone() for layer in beginning.layers]
-    first, _ = read_batch(model, [[7, 1], [4]], [0, 1], [], beginning)
-    again, _ = read_batch(model, [[7, 1], [4]], [0, 1], [], beginning)
+    first = read_batch(model, [[7, 1], [4]], [0, 1], beginning=beginning)["logits"]
+    again = read_batch(model, [[7, 1], [4]], [0, 1], beginning=beginning)["logits"]
     assert beginning.get_seq_length() == 5
     assert all(torch.equal(a, b.keys) for a, b in zip(before, beginning.layers, strict=True))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
@@ -99,10 +99,10 @@ def test_padding_stands_where_no_prompt_sees_it(questions):
     letters = option_tokens(TOKENIZER, 4)
     prompts = TOKENIZER(build_prompts(questions))["input_ids"]
     prompts = [prompt[:n] for prompt, n in zip(prompts, range(3, 23), strict=True)]
-    together, _ = read_batch(model, prompts, letters, [])
+    together = read_batch(model, prompts, letters)["logits"]
     for prompt, logits in zip(prompts, together, strict=True):
-        alone, _ = read_batch(model, [prompt], letters, [])
-        torch.testing.assert_close(logits, alone[0], rtol=0, atol=1e-5)
+        alone = read_batch(model, [prompt], letters)["logits"][0]
+        torch.testing.assert_close(logits, alone, rtol=0, atol=1e-5)
 
 
 def test_a_model_with_a_state_takes_the_plain_road():
