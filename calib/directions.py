@@ -154,23 +154,22 @@ def wrong_minus_right(reading: Reading, layer: int, n_bins: int = 10) -> Directi
     return make_direction(total, layer, reading, "wrong minus right")
 
 
-def confidence_regression(reading: Reading, layer: int, penalty: float = 0.01) -> Direction:
+def confidence_regression(reading: Reading, layer: int) -> Direction:
     """Ridge regression of the last layer's signed gap on a layer's residual stream.
 
     The gap of a question is its confidence minus 1 if the answer is right, minus 0 if it is wrong;
-    the coefficients point to where answers are more confident than they deserve.
-
-    Parameters
-    ----------
-    penalty : float
-        Of the squared coefficients, per question, for residuals in units of the layer's scale;
-        larger than 0.
+    the coefficients point to where answers are more confident than they deserve. The penalty is
+    the one with the smallest leave-one-out error [1]_ on these questions.
 
     Raises
     ------
     ValueError
-        If there are fewer than 20 questions, or ``penalty`` is not above 0, and as
-        :func:`make_direction`.
+        If there are fewer than 20 questions, and as :func:`make_direction`.
+
+    References
+    ----------
+    .. [1] Allen, "The relationship between variable selection and data augmentation and a method
+       for prediction", Technometrics 16, 1974.
 
     Examples
     --------
@@ -180,17 +179,28 @@ def confidence_regression(reading: Reading, layer: int, penalty: float = 0.01) -
     >>> confidence_regression(reading, 6).name
     'confidence regression'
     """
-    if not penalty > 0:
-        raise ValueError(f"penalty is {penalty}; it must be above 0, or the fit is not determined")
     if len(reading) < ENOUGH:
         raise ValueError(f"{len(reading)} questions; a regression needs at least {ENOUGH}")
     x = residuals_of(reading, layer)
     x = (x - x.mean(axis=0)) / _scale(reading, layer)  # [questions, d_model]
     confidence, right = confidence_and_correct(reading.probabilities[-1], reading.labels)
     gap = confidence - right
-    gram = x.T @ x + penalty * len(x) * np.eye(x.shape[1])
-    coefficients = np.linalg.solve(gram, x.T @ (gap - gap.mean()))
+    coefficients = _ridge(x, gap - gap.mean())
     return make_direction(coefficients, layer, reading, "confidence regression")
+
+
+def _ridge(x, y) -> np.ndarray:
+    """Ridge coefficients ``[d_model]`` of centred data, the penalty chosen by leaving one out."""
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    along = u.T @ y
+    best = np.inf
+    for penalty in len(x) * np.logspace(-5, 1, 13):
+        shrink = s**2 / (s**2 + penalty)
+        leverage = 1 / len(x) + (u**2 * shrink).sum(axis=1)  # the mean is fitted too
+        error = (((y - u @ (shrink * along)) / (1 - leverage)) ** 2).mean()
+        if error < best:
+            best, coefficients = error, vt.T @ (s / (s**2 + penalty) * along)
+    return coefficients
 
 
 def random_direction(reading: Reading, layer: int, seed: int) -> Direction:

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 
+from calib.arrays import softmax
 from calib.batches import plan_batches
 from calib.models import Model
 from calib.origin import digest_of, origin_of
@@ -59,9 +60,7 @@ class Reading:
     @property
     def probabilities(self) -> np.ndarray:
         """Option probabilities, float64 ``[layers + 1, questions, options]``, for the metrics."""
-        logits = self.logits.astype(np.float64).transpose(1, 0, 2)
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
+        return softmax(self.logits.transpose(1, 0, 2))
 
     def select(self, which) -> Reading:
         """The questions chosen by a mask or by indices, as a Reading of their own."""

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from calib import metrics
+from calib.arrays import softmax
 from calib.branches import check_branch, read_branches
 from calib.comparison import Comparison, compare
 from calib.directions import Direction
@@ -235,10 +236,3 @@ def check_disjoint(calibration: Dataset, test: Dataset) -> None:
             f"question {shared[0]} ({test[shared[0]]['question']!r:.60}); nothing may be judged on "
             "what it was fitted on: leave them out of one of the two"
         )
-
-
-def softmax(logits) -> np.ndarray:
-    """Option probabilities, float64, of option logits ``[..., options]``."""
-    logits = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)

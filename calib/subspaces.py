@@ -1,0 +1,190 @@
+"""Low-dimensional subspaces of the residual stream, and how much of the correction they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+import torch
+
+from calib.directions import Direction, make_direction, residuals_of
+from calib.lenses import lens
+from calib.models import Model
+from calib.reading import Reading
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Orthonormal vectors of the residual stream, the most important first.
+
+    Attributes
+    ----------
+    basis : float64 array ``[k, d_model]``
+    shares : float64 array ``[k]``
+        What each vector holds of what the subspace was fitted to, summed squares, 0 to 1.
+    name : str
+    """
+
+    basis: np.ndarray
+    shares: np.ndarray
+    name: str
+
+    def project(self, vectors, k: int | None = None) -> np.ndarray:
+        """The part of ``vectors [..., d_model]`` that lies in the first k dimensions, or in all."""
+        basis = self.basis[:k]
+        return vectors @ basis.T @ basis
+
+    def direction(self, i: int, layer: int, reading: Reading) -> Direction:
+        """One of the vectors as a direction at a layer."""
+        return make_direction(self.basis[i], layer, reading, f"{self.name} {i + 1}")
+
+
+def principal_components(directions: list[Direction]) -> Subspace:
+    """Principal components of directions, about zero: of one candidate fitted on every subject.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two.
+
+    Examples
+    --------
+    >>> pair = [Direction(np.array(v), 3, 1.0, "x") for v in ([1.0, 0.0], [0.8, 0.6])]
+    >>> principal_components(pair).shares.round(2).tolist()
+    [0.9, 0.1]
+    """
+    if len(directions) < 2:
+        raise ValueError(f"{len(directions)} directions; components need at least two")
+    return _components(np.stack([d.vector for d in directions]), "component")
+
+
+def correction_components(reading: Reading, start: int, end: int) -> Subspace:
+    """Principal components, about zero, of every question's change from one layer to another.
+
+    Over the correction phase: the subspace in which the upper layers rewrite confidence.
+
+    Raises
+    ------
+    ValueError
+        If ``start`` is not below ``end``, or the reading did not keep the residuals of both.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model, read_layers
+    >>> questions = load_questions("almanac", "validation", limit=200)
+    >>> reading = read_layers(open_model("almanac"), questions, keep_residuals=[7, 8])
+    >>> correction_components(reading, 7, 8).shares[0] > 0.8
+    True
+    """
+    return _components(_change(reading, start, end), "correction component")
+
+
+def random_subspace(k: int, d_model: int, seed: int) -> Subspace:
+    """A subspace drawn uniformly: the control.
+
+    >>> random_subspace(2, 8, seed=0).basis.shape
+    (2, 8)
+    """
+    normal = np.random.default_rng(seed).normal(size=(d_model, k))
+    return Subspace(np.linalg.qr(normal)[0].T, np.full(k, 1 / d_model), f"random {seed}")
+
+
+def unembedding_null_space(model: Model, k: int) -> Subspace:
+    """The k directions of the residual stream that the unembedding turns into logits least [1]_.
+
+    Right-singular vectors of the smallest singular values of the unembedding, the final norm's gain
+    folded in; the least first. Few models have an exact null space: ``shares`` tells how much of
+    the unembedding each direction still holds.
+
+    Parameters
+    ----------
+    k : int
+        1 to d_model.
+
+    Raises
+    ------
+    ValueError
+        If the model is remote, for its weights are not here, or ``k`` is out of range.
+
+    References
+    ----------
+    .. [1] Stolfo et al., "Confidence regulation neurons in language models", NeurIPS 2024.
+
+    Examples
+    --------
+    >>> from calib import open_model
+    >>> unembedding_null_space(open_model("almanac"), 4).basis.shape
+    (4, 128)
+    """
+    if model.remote:
+        raise ValueError(
+            f"the weights of {model.name} are on the server; open the model here for its null space"
+        )
+    if not 1 <= k <= model.d_model:
+        raise ValueError(f"k is {k}; it must be from 1 to {model.d_model}, the width of the stream")
+    norm, unembedding = (attrgetter(p)(model.module) for p in (model.norm, model.unembedding))
+    weight = unembedding.weight.detach().double().cpu().numpy()  # [vocabulary, d_model]
+    weight = weight @ _linear_part(norm, model.d_model)
+    values, vectors = np.linalg.eigh(weight.T @ weight)  # rising
+    shares = np.maximum(values, 0) / values.sum()
+    return Subspace(vectors.T[:k], shares[:k], "null space")
+
+
+def restore_correction(
+    model: Model, reading: Reading, subspace: Subspace, start: int, end: int, tokens
+) -> np.ndarray:
+    """Option logits when only the part in a subspace of the correction is made, k dimensions of it.
+
+    To each question's residual stream at ``start`` its own change up to ``end`` is added, projected
+    on the first k dimensions, and the result read through the final norm and unembedding. With all
+    dimensions this is the lens at ``end``, with none that at ``start``.
+
+    Parameters
+    ----------
+    reading : Reading
+        With the residuals of ``start`` and ``end`` kept; not the one the subspace was fitted on.
+    tokens : list of int
+        The option letters' tokens.
+
+    Returns
+    -------
+    float32 array ``[k + 1, questions, options]``
+        With 0, 1, ... dimensions of the subspace.
+
+    Raises
+    ------
+    ValueError
+        As :func:`correction_components`.
+    """
+    begin, change = residuals_of(reading, start), _change(reading, start, end)
+    read = [
+        lens(model, torch.tensor(begin + subspace.project(change, k), dtype=model.dtype), tokens)
+        for k in range(len(subspace.basis) + 1)
+    ]
+    return torch.stack(read).float().numpy()
+
+
+def _change(reading, start, end):
+    if not start < end:
+        raise ValueError(f"start is {start} and end is {end}; the phase must end after it starts")
+    return residuals_of(reading, end) - residuals_of(reading, start)
+
+
+def _components(rows, name):
+    _, sizes, basis = np.linalg.svd(rows, full_matrices=False)
+    return Subspace(basis, sizes**2 / (sizes**2).sum(), name)
+
+
+def _linear_part(norm, d_model):
+    """What the final norm does beside dividing by a length, as a matrix ``[d_model, d_model]``.
+
+    Asked of the norm itself: architectures differ in where they keep the gain, and some add 1.
+    """
+    sign = torch.tensor([1.0, -1.0]).repeat(d_model // 2)  # of mean 0 and length 1 an entry
+    with torch.no_grad():
+        probes = torch.stack([sign, torch.ones(d_model), torch.zeros(d_model)])
+        of_sign, of_ones, of_zeros = norm(probes.to(next(norm.parameters()))).double().cpu()
+    gain = ((of_sign - of_zeros) * sign).numpy()
+    centres = torch.allclose(of_ones, of_zeros)  # a LayerNorm removes the mean, an RMSNorm does not
+    return gain[:, None] * (np.eye(d_model) - centres / d_model)
