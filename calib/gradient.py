@@ -20,9 +20,9 @@ def gradient_direction(
     questions: Dataset,
     layer: int,
     *,
-    epochs: int = 4,
-    batch_tokens: int = 4096,
-    rate: float = 0.05,
+    epochs: int = 8,
+    batch_tokens: int = 8192,
+    rate: float = 0.03,
     seed: int = 0,
 ) -> Direction:
     """A vector trained on the NLL of the answers, added at the answer position of a layer.
