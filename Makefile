@@ -59,6 +59,7 @@ benchmarks: $(STAMP)
 	$(VENV)/bin/python benchmarks/metrics.py
 	$(VENV)/bin/python benchmarks/reading.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/fewshot.py "$(MMLU)"
+	$(VENV)/bin/python benchmarks/branches.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/memory.py "$(MMLU)"
 
 clean:

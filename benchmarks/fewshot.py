@@ -8,6 +8,7 @@ the same numbers before they are timed in turns.
 
 import argparse
 import statistics
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -16,12 +17,13 @@ from reading import learn_tokenizer, random_llama
 from calib import load_questions, open_model
 from calib.batches import plan_batches
 from calib.prompts import build_prompts, option_tokens
-from calib.tracing import read_batches
+from calib.tracing import read_batch, read_batches
 
 
-def read(model, prompts, batches, tokens):
+def read_all(model, prompts, batches, tokens):
     logits = torch.empty(len(prompts), model.n_layers + 1, len(tokens))
-    for rows, found in read_batches(model, prompts, batches, tokens, [], None):
+    read = partial(read_batch, model, tokens=tokens)
+    for rows, found in read_batches(model, prompts, batches, read, None):
         logits[rows] = torch.from_numpy(found["logits"])
     return logits
 
@@ -51,8 +53,8 @@ def main():
     print("shared beginnings of", sorted(set(saved.values())), "tokens")
     difference = (
         (
-            read(model, prompts, plans["shared"], tokens)
-            - read(model, prompts, plans["whole"], tokens)
+            read_all(model, prompts, plans["shared"], tokens)
+            - read_all(model, prompts, plans["whole"], tokens)
         )
         .abs()
         .max()
@@ -64,7 +66,7 @@ def main():
     for turn in range(args.rounds):
         for way in list(plans)[:: 1 if turn % 2 else -1]:
             start = perf_counter()
-            read(model, prompts, plans[way], tokens)
+            read_all(model, prompts, plans[way], tokens)
             times[way].append(perf_counter() - start)
     for way, seconds in times.items():
         print(f"{way}: {len(some) / statistics.median(seconds):.2f} questions per second")

@@ -3,7 +3,7 @@
 Joshi, Ahmad & Modi [1]_ report a low-dimensional direction whose perturbation improves ECE and MCE
 without harming accuracy. How they compute it is not known to us; these are *reconstructions*, to be
 set side by side and against :func:`random_direction`. Fit them on a reading of the calibration
-split, and judge them on the test split (:func:`calib.steering.try_directions`).
+split, and judge them on the test split (:func:`calib.trials.try_directions`).
 
 References
 ----------

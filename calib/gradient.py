@@ -114,7 +114,9 @@ def _pushed_logits(model, prompts, tokens, layer, vector):
                 else:
                     changed = (hidden, *output[1:]) if model.tuple_output else hidden
                     layers[ell - 1].output = changed
+        weight = unembedding.weight[tokens]  # [options, d_model]
         bias = None if unembedding.bias is None else unembedding.bias[tokens]
-        stream = norm(hidden[rows, last])
-        logits = torch.nn.functional.linear(stream, unembedding.weight[tokens], bias).save()
+        home = weight.device  # a large model's layers are spread over several
+        stream = norm(hidden[rows, last].to(home)).to(home)
+        logits = torch.nn.functional.linear(stream, weight, bias).save()
     return finish(logits.float(), model.logit_scale, model.soft_cap)

@@ -1,9 +1,7 @@
-"""Steering along a direction: choose the strength on one split, judge it once on another.
+"""Steering a model along a direction, and sweeps over strengths to choose one from.
 
-Strength is in units of the layer's median residual length. It is chosen on the calibration split by
-one stated rule: of the strengths that keep accuracy within .005 of the unsteered model's, the one
-of lowest NLL. What it does is then told on the test split, beside the unsteered model, with
-intervals of the differences from resamples that all share.
+Strength is in units of the layer's median residual length. It is chosen by one stated rule: of the
+strengths that keep accuracy within .005 of the unsteered model's, the one of lowest NLL.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from datasets import Dataset
 from calib import metrics
 from calib.arrays import softmax
 from calib.branches import check_branch, read_branches
-from calib.comparison import Comparison, compare
 from calib.directions import Direction
 from calib.models import Model
 from calib.reading import Reading, read_layers
@@ -95,18 +92,28 @@ class Sweep:
         """Float64, of the shape of the logits."""
         return softmax(self.logits)
 
-    def choose(self, tolerance: float = TOLERANCE) -> list[float]:
-        """The strength of lowest NLL for each direction, accuracy staying within a tolerance.
+    def choose(
+        self, among: slice = slice(None), tolerance: float = TOLERANCE
+    ) -> tuple[Direction, float]:
+        """The direction and strength of lowest NLL whose accuracy stays within a tolerance.
 
         Accuracy is compared with that at strength 0, which is always allowed.
+
+        Parameters
+        ----------
+        among : slice
+            Of the directions.
+        tolerance : float
+            How far accuracy may move, 0 to 1.
         """
-        accuracy = metrics.accuracy(self.probabilities, self.labels)  # [directions, strengths]
-        nll = metrics.nll(self.probabilities, self.labels)
+        p = self.probabilities[among]
+        accuracy = metrics.accuracy(p, self.labels)  # [directions, strengths]
         unsteered = accuracy[:, [self.strengths.index(0)]]
         # The differences are multiples of 1 / questions: rounding must not decide.
         allowed = np.abs(accuracy - unsteered) <= tolerance + 1e-9
-        best = np.where(allowed, nll, np.inf).argmin(axis=1)
-        return [self.strengths[i] for i in best]
+        nll = np.where(allowed, metrics.nll(p, self.labels), np.inf)
+        direction, strength = np.unravel_index(nll.argmin(), nll.shape)
+        return self.directions[among][direction], self.strengths[strength]
 
 
 def sweep(model: Model, questions: Dataset, directions, strengths=STRENGTHS, **settings) -> Sweep:
@@ -144,95 +151,3 @@ def sweep(model: Model, questions: Dataset, directions, strengths=STRENGTHS, **s
     logits = read_branches(model, questions, branches, **settings)
     logits = logits.reshape(len(directions), len(strengths), *logits.shape[1:])
     return Sweep(directions, strengths, logits, np.array(questions["answer"]))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Directions whose strengths were chosen on the calibration split, judged on the test split.
-
-    Attributes
-    ----------
-    chosen : tuple of (Direction, float)
-        Each direction with its strength.
-    sweep : Sweep
-        What the strengths were chosen from.
-    logits : float32 array ``[directions, questions, options]``
-        On the test split.
-    comparison : Comparison
-        With the unsteered model, on the test split.
-    """
-
-    chosen: tuple[tuple[Direction, float], ...]
-    sweep: Sweep
-    logits: np.ndarray
-    comparison: Comparison
-
-
-def try_directions(
-    model: Model,
-    directions: dict[str, Direction],
-    calibration: Dataset,
-    test: Dataset,
-    *,
-    strengths=STRENGTHS,
-    tolerance: float = TOLERANCE,
-    **settings,
-) -> Trial:
-    """Choose each direction's strength on the calibration split, judge it on the test split.
-
-    Parameters
-    ----------
-    directions : dict of str to Direction
-        By the name they have in the comparison; fitted on the calibration split or elsewhere, but
-        not on the test split.
-    calibration, test : datasets.Dataset
-        Without a question in common.
-    strengths, tolerance
-        Of :func:`sweep` and :meth:`Sweep.choose`.
-    **settings
-        Of :func:`calib.branches.read_branches`.
-
-    Raises
-    ------
-    ValueError
-        If the splits share a question, and as :func:`sweep`.
-
-    Examples
-    --------
-    >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.directions import confidence_regression
-    >>> model = open_model("almanac-tuned")
-    >>> calibration = load_questions("almanac", "validation", limit=200)
-    >>> reading = read_layers(model, calibration, keep_residuals=[4])
-    >>> candidates = {"regression": confidence_regression(reading, 4)}
-    >>> trial = try_directions(model, candidates, calibration, load_questions("almanac", limit=200))
-    >>> list(trial.comparison.table.index)
-    ['unsteered', 'regression']
-    """
-    check_disjoint(calibration, test)
-    swept = sweep(model, calibration, directions.values(), strengths, **settings)
-    chosen = tuple(zip(swept.directions, swept.choose(tolerance), strict=True))
-    unsteered = (swept.directions[0], 0.0)
-    logits = read_branches(model, test, [unsteered, *chosen], **settings)
-    rows = dict(zip(["unsteered", *directions], softmax(logits), strict=True))
-    posterior = np.array(test["posterior"]) if "posterior" in test.features else None
-    comparison = compare(rows, np.array(test["answer"]), "unsteered", posterior)
-    return Trial(chosen, swept, logits[1:], comparison)
-
-
-def check_disjoint(calibration: Dataset, test: Dataset) -> None:
-    """Refuse splits that share a question: its text and its options in their order.
-
-    Raises
-    ------
-    ValueError
-        Naming how many they share, and the first.
-    """
-    seen = {(row["question"], tuple(row["choices"])) for row in calibration}
-    shared = [i for i, r in enumerate(test) if (r["question"], tuple(r["choices"])) in seen]
-    if shared:
-        raise ValueError(
-            f"{len(shared)} questions of the test split stand in the calibration split too, first "
-            f"question {shared[0]} ({test[shared[0]]['question']!r:.60}); nothing may be judged on "
-            "what it was fitted on: leave them out of one of the two"
-        )

@@ -83,9 +83,17 @@ def correction_components(reading: Reading, start: int, end: int) -> Subspace:
 def random_subspace(k: int, d_model: int, seed: int) -> Subspace:
     """A subspace drawn uniformly: the control.
 
+    Raises
+    ------
+    ValueError
+        If ``k`` is not 1 to d_model.
+
+    Examples
+    --------
     >>> random_subspace(2, 8, seed=0).basis.shape
     (2, 8)
     """
+    _check_k(k, d_model)
     normal = np.random.default_rng(seed).normal(size=(d_model, k))
     return Subspace(np.linalg.qr(normal)[0].T, np.full(k, 1 / d_model), f"random {seed}")
 
@@ -121,11 +129,10 @@ def unembedding_null_space(model: Model, k: int) -> Subspace:
         raise ValueError(
             f"the weights of {model.name} are on the server; open the model here for its null space"
         )
-    if not 1 <= k <= model.d_model:
-        raise ValueError(f"k is {k}; it must be from 1 to {model.d_model}, the width of the stream")
+    _check_k(k, model.d_model)
     norm, unembedding = (attrgetter(p)(model.module) for p in (model.norm, model.unembedding))
     weight = unembedding.weight.detach().double().cpu().numpy()  # [vocabulary, d_model]
-    weight = weight @ _linear_part(norm, model.d_model)
+    weight = weight @ _linear_part(norm, model.d_model, next(norm.parameters(), unembedding.weight))
     values, vectors = np.linalg.eigh(weight.T @ weight)  # rising
     shares = np.maximum(values, 0) / values.sum()
     return Subspace(vectors.T[:k], shares[:k], "null space")
@@ -158,11 +165,17 @@ def restore_correction(
         As :func:`correction_components`.
     """
     begin, change = residuals_of(reading, start), _change(reading, start, end)
+    like = {"dtype": model.dtype, "device": model.device}
     read = [
-        lens(model, torch.tensor(begin + subspace.project(change, k), dtype=model.dtype), tokens)
+        lens(model, torch.tensor(begin + subspace.project(change, k), **like), tokens)
         for k in range(len(subspace.basis) + 1)
     ]
-    return torch.stack(read).float().numpy()
+    return torch.stack(read).float().cpu().numpy()
+
+
+def _check_k(k, d_model):
+    if not 1 <= k <= d_model:
+        raise ValueError(f"k is {k}; it must be from 1 to {d_model}, the width of the stream")
 
 
 def _change(reading, start, end):
@@ -176,15 +189,16 @@ def _components(rows, name):
     return Subspace(basis, sizes**2 / (sizes**2).sum(), name)
 
 
-def _linear_part(norm, d_model):
+def _linear_part(norm, d_model, like):
     """What the final norm does beside dividing by a length, as a matrix ``[d_model, d_model]``.
 
-    Asked of the norm itself: architectures differ in where they keep the gain, and some add 1.
+    Asked of the norm itself, on the device and in the type of ``like``: architectures differ in
+    where they keep the gain, some add 1, and some have none.
     """
     sign = torch.tensor([1.0, -1.0]).repeat(d_model // 2)  # of mean 0 and length 1 an entry
     with torch.no_grad():
         probes = torch.stack([sign, torch.ones(d_model), torch.zeros(d_model)])
-        of_sign, of_ones, of_zeros = norm(probes.to(next(norm.parameters()))).double().cpu()
+        of_sign, of_ones, of_zeros = norm(probes.to(like)).double().cpu()
     gain = ((of_sign - of_zeros) * sign).numpy()
     centres = torch.allclose(of_ones, of_zeros)  # a LayerNorm removes the mean, an RMSNorm does not
     return gain[:, None] * (np.eye(d_model) - centres / d_model)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq
 
 from calib.arrays import softmax
+from calib.metrics import check
 
 LIMITS = (1e-3, 1e3)
 
@@ -52,9 +53,10 @@ class Temperature:
 
         Raises
         ------
-        ValueError
-            If logits and target do not fit together, the logits are not finite, or the best
-            temperature is 0 or infinite, as it is where every answer is right.
+        TypeError, ValueError
+            As :func:`calib.metrics.check`; if logits and target do not fit together, the logits are
+            not finite, or the best temperature is 0 or infinite, as it is where every answer is
+            right.
 
         Examples
         --------
@@ -62,17 +64,19 @@ class Temperature:
         3.641
         """
         logits, target = _check(logits, target)
+        aimed = (target * logits).sum(axis=1).mean()
 
-        def loss(log_t):
-            scaled = logits / np.exp(log_t)
-            largest = scaled.max(axis=1, keepdims=True)
-            log_p = scaled - largest - np.log(np.exp(scaled - largest).sum(axis=1, keepdims=True))
-            return -(target * log_p).sum(axis=1).mean()
+        def excess(log_t):  # of the mean logit: the slope of the cross-entropy in 1 / temperature
+            return (softmax(logits / np.exp(log_t)) * logits).sum(axis=1).mean() - aimed
 
-        found = minimize_scalar(
-            loss, bounds=np.log(LIMITS), method="bounded", options={"xatol": 1e-9}
+        return cls(
+            _root(
+                excess,
+                f"no temperature from {LIMITS[0]:g} to {LIMITS[1]:g} is best: where every answer "
+                "is right it would be 0, where confidence says nothing infinite; use other "
+                "questions",
+            )
         )
-        return cls(_inside(np.exp(found.x)))
 
     @classmethod
     def matching(cls, logits, confidence: float) -> Temperature:
@@ -93,13 +97,21 @@ class Temperature:
         def excess(log_t):
             return softmax(logits / np.exp(log_t)).max(axis=1).mean() - confidence
 
-        ends = np.log(LIMITS)
-        if not excess(ends[0]) > 0 > excess(ends[1]):
-            raise ValueError(
+        return cls(
+            _root(
+                excess,
                 f"no temperature gives these logits a mean confidence of {confidence}; it must lie "
-                f"between {1 / logits.shape[1]:.3g} and 1"
+                f"between {1 / logits.shape[1]:.3g} and 1",
             )
-        return cls(float(np.exp(brentq(excess, *ends))))
+        )
+
+
+def _root(excess, refusal: str) -> float:
+    """The temperature at which an excess that falls with its logarithm is 0."""
+    cold, hot = np.log(LIMITS)
+    if not excess(cold) > 0 > excess(hot):
+        raise ValueError(refusal)
+    return float(np.exp(brentq(excess, cold, hot)))
 
 
 def _check(logits, target):
@@ -114,13 +126,8 @@ def _check(logits, target):
             f"the target has shape {target.shape}; for logits {logits.shape} it must be labels "
             f"{logits.shape[:1]} or probabilities {logits.shape}"
         )
-    return logits, np.eye(logits.shape[1])[target] if target.ndim == 1 else target
-
-
-def _inside(value: float) -> float:
-    if not 1.01 * LIMITS[0] < value < LIMITS[1] / 1.01:
-        raise ValueError(
-            f"the best temperature is at the end of its range, {value:.3g}: where every answer is "
-            "right it would be 0, where confidence says nothing infinite; use other questions"
-        )
-    return float(value)
+    if target.ndim == 1:
+        _, labels = check(softmax(logits), target)
+        return logits, np.eye(logits.shape[1])[labels]
+    target, _ = check(target, np.zeros(len(target), dtype=np.int64))
+    return logits, target / target.sum(axis=1, keepdims=True)

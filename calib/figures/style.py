@@ -1,0 +1,83 @@
+"""What all figures share: colours, names of metrics, bands and labels."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+COLORS = {
+    "base": "#0072B2",
+    "tuned": "#D55E00",
+    "truth": "#009E73",
+    "control": "#767676",
+    "STEM": "#0072B2",
+    "humanities": "#D55E00",
+    "social sciences": "#CC79A7",
+    "other": "#4D4D4D",
+}
+NAMES = {
+    "accuracy": "accuracy",
+    "confidence": "mean confidence",
+    "gap": "confidence − accuracy",
+    "ece": "ECE",
+    "mce": "MCE",
+    "nll": "NLL (nats)",
+    "brier": "Brier score",
+    "auroc": "AUROC of confidence",
+    "truth": "correlation with the truth",
+}
+END = "name at a line's end"  # by this spread_labels finds them
+STYLE = {
+    "figure.facecolor": "white",
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "font.size": 10,
+    "svg.hashsalt": "calib",
+}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults to the book's."""
+    plt.rcParams.update(STYLE)
+
+
+def wilson(share, count, z: float = 1.96):
+    """Wilson's 95 % interval of a share ``[...]`` out of a count ``[...]``.
+
+    >>> np.round(wilson(0.5, 100), 4).tolist()
+    [0.4038, 0.5962]
+    """
+    center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return np.maximum(center - half, 0), np.minimum(center + half, 1)  # rounding may pass the ends
+
+
+def plot_band(x, value, low, high, ax=None, *, color=COLORS["base"], label=None):
+    """A line with its interval as a band around it, both ``[points]``, and its name at its end.
+
+    Returns
+    -------
+    matplotlib axes
+    """
+    ax = ax or plt.gca()
+    ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    ax.plot(x, value, color=color, marker="o", ms=4)
+    if label:
+        ax.annotate(
+            label, (x[-1], value[-1]), xytext=(8, 0), textcoords="offset points",
+            color=color, va="center", annotation_clip=False, gid=END,
+        )  # fmt: skip
+    return ax
+
+
+def spread_labels(ax) -> None:
+    """Move the names at the lines' ends apart where they collide; call once all lines are there."""
+    bottom, top = ax.get_ylim()
+    gap, last = 0.07 * (top - bottom), -np.inf
+    for label in sorted(ax.findobj(lambda a: a.get_gid() == END), key=lambda a: a.xy[1]):
+        last = max(label.xy[1], last + gap)
+        label.xy = (label.xy[0], last)
