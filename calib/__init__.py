@@ -19,8 +19,13 @@ _HOMES = {
     "Reading": "reading",
     "evolve": "evolution",
     "by_category": "evolution",
+    "steer": "steering",
+    "sweep": "steering",
+    "try_directions": "trials",
+    "read_branches": "branches",
     "metrics": "",
     "figures": "",
+    "directions": "",
 }
 __all__ = list(_HOMES)
 

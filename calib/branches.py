@@ -18,6 +18,7 @@ from calib.siblings import can_branch, read_siblings
 from calib.tracing import Push, can_share, read_batch, read_batches
 
 MOST = 512  # branches a pass; beyond, their attention mask outgrows what sharing the prompt saves
+LONGEST = 1e18  # float32 and bfloat16 reach to 3e38
 
 
 def read_branches(
@@ -100,13 +101,7 @@ def read_branches(
     logits = np.empty((len(branches), len(prompts), len(tokens)), dtype=np.float32)
     for rows, found in read_batches(model, prompts, batches, read, shards):
         logits[np.ix_(order, rows)] = found["logits"].transpose(1, 0, 2)
-    finite = np.isfinite(logits).all(axis=(1, 2))
-    if not finite.all():
-        direction, strength = branches[int(finite.argmin())]
-        raise ValueError(
-            f"{direction.name} at layer {direction.layer} with strength {strength} gives logits "
-            "that are not finite; use smaller strengths, or run the model in a wider type"
-        )
+        _check_finite(logits[:, rows], branches)
     return logits
 
 
@@ -123,6 +118,20 @@ def _read_one_by_one(model, tokens, pushes, prompts, beginning=None):
     return {"logits": torch.stack([logits[:, -1] for logits in runs], dim=1)}
 
 
+def _check_finite(logits, branches) -> None:
+    """Refuse logits ``[branches, batch, options]`` that overflowed."""
+    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=(1, 2)))
+    if len(wrong):
+        # One such branch spoils all of its pass, since no attention times infinity is not nothing:
+        # the longest push is the one to name.
+        pushes = [branches[i] for i in wrong]
+        direction, strength = max(pushes, key=lambda push: np.linalg.norm(push[0].push(push[1])))
+        raise ValueError(
+            f"{direction.name} at layer {direction.layer} with strength {strength} gives logits "
+            "that are not finite; use smaller strengths, or run the model in a wider type"
+        )
+
+
 def check_branch(model: Model, direction: Direction, strength: float) -> None:
     """Refuse a direction that is not one of this model's, and a strength that is not finite."""
     if not 0 <= direction.layer <= model.n_layers:
@@ -135,5 +144,9 @@ def check_branch(model: Model, direction: Direction, strength: float) -> None:
             f"{direction.name} has shape {direction.vector.shape}, the residual stream of "
             f"{model.name} has ({model.d_model},); fit the direction on this model"
         )
-    if not np.isfinite(strength):
-        raise ValueError(f"the strength of {direction.name} is {strength}; it must be finite")
+    length = abs(strength) * direction.scale
+    if not length < LONGEST:
+        raise ValueError(
+            f"the strength of {direction.name} is {strength}; it must be finite, and the push, of "
+            f"length {length:.3g}, shorter than {LONGEST:.0e}, whose square a norm can still take"
+        )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from calib.metrics import bootstrap
+from calib.metrics.bootstrap import interval_of
 from calib.truth import correlate
 
 METRICS = ("accuracy", "confidence", "ece", "mce", "nll", "auroc")
@@ -95,19 +96,23 @@ def compare(
         intervals["truth"] = correlate(
             p, posterior, n_resamples=n_resamples, level=level, seed=seed
         )
-    at, tails = list(ways).index(reference), [(1 - level) / 2, (1 + level) / 2]
-    values, changes = {}, {}
+    at, values, changes = list(ways).index(reference), {}, {}
     for name, interval in intervals.items():
-        difference = interval.samples - interval.samples[:, [at]]
-        low, high = np.nanquantile(difference, tails, axis=0)
-        values |= _columns(name, interval.value, interval.low, interval.high)
-        changes |= _columns(name, interval.value - interval.value[at], low, high)
+        with np.errstate(invalid="ignore"):  # an infinite NLL less another is nan
+            samples = interval.samples - interval.samples[:, [at]]
+            change = interval_of(interval.value - interval.value[at], samples, level)
+        values |= _columns(name, interval)
+        changes |= _columns(name, change)
     names = pd.Index(ways, name="")
     return Comparison(pd.DataFrame(values, names), pd.DataFrame(changes, names), reference)
 
 
-def _columns(name, value, low, high):
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+def _columns(name, interval):
+    return {
+        name: interval.value,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+    }
 
 
 def _interval(table, name, metric):

@@ -23,7 +23,7 @@ from calib.reading import Reading
 ENOUGH = 20  # questions of a class, to take a mean of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two are the same only if they are one
 class Direction:
     """A direction at one layer.
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from calib.batches import plan_batches
+from calib.batches import fill
 from calib.directions import Direction, make_direction
 from calib.lenses import finish
 from calib.models import Model
 from calib.prompts import prepare
 from calib.reading import read_layers
-from calib.tracing import pad_right
+from calib.tracing import can_share, pad_right, run_beginning
 
 
 def gradient_direction(
@@ -20,15 +20,14 @@ def gradient_direction(
     questions: Dataset,
     layer: int,
     *,
-    epochs: int = 8,
+    max_steps: int = 30,
     batch_tokens: int = 8192,
-    rate: float = 0.03,
-    seed: int = 0,
 ) -> Direction:
-    """A vector trained on the NLL of the answers, added at the answer position of a layer.
+    """The vector that lowers the NLL of the answers most, added at the answer position of a layer.
 
-    Adam [1]_ from zero, the rate falling to zero in a straight line; the model's weights stay as
-    they are.
+    Found by L-BFGS [1]_ from zero on all questions at once; the model's weights stay as they are.
+    Only the last token is run again and again: the keys and values of what comes before it are
+    kept, which for each token takes two vectors of every layer's memory.
 
     Parameters
     ----------
@@ -36,14 +35,10 @@ def gradient_direction(
         Of the calibration split.
     layer : int
         0 to L.
-    epochs : int
-        How often each question is seen.
+    max_steps : int
+        Of L-BFGS.
     batch_tokens : int
-        Most tokens in one step; gradients take a multiple of the memory that reading does.
-    rate : float
-        Largest step of a coordinate, in units of the layer's scale.
-    seed : int
-        Of the order of the batches.
+        Most tokens whose keys and values are made at once.
 
     Returns
     -------
@@ -52,17 +47,19 @@ def gradient_direction(
     Raises
     ------
     ValueError
-        If the model is remote, and as :func:`calib.reading.read_layers`.
+        If the model is remote, if it keeps more of earlier tokens than keys and values, if no push
+        lowers the NLL, and as :func:`calib.reading.read_layers`.
 
     References
     ----------
-    .. [1] Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    .. [1] Liu & Nocedal, "On the limited memory BFGS method for large scale optimization",
+       Mathematical Programming 45, 1989.
 
     Examples
     --------
     >>> from calib import load_questions, open_model
     >>> questions = load_questions("almanac", "validation", limit=40)
-    >>> gradient_direction(open_model("almanac-tuned"), questions, 7, epochs=1).layer
+    >>> gradient_direction(open_model("almanac-tuned"), questions, 7, max_steps=3).layer
     7
     """
     if model.remote:
@@ -70,53 +67,68 @@ def gradient_direction(
             f"a direction is trained where the model is, and {model.name} is on a server; open it "
             "here, or use a direction that is fitted on a reading"
         )
+    if not can_share(model):
+        raise ValueError(
+            f"{model.architecture} keeps more of earlier tokens than keys and values, so its last "
+            "token cannot be run by itself; use a direction that is fitted on a reading"
+        )
     reading = read_layers(model, questions, keep_residuals=[layer])
     scale = float(np.median(np.linalg.norm(reading.residuals[layer], axis=1)))
     tokens, prompts = prepare(model.tokenizer, questions)
-    batches = plan_batches(prompts, questions["subject"], batch_tokens, model.context, share=False)
-    rng = np.random.default_rng(seed)
-    order = [batches[i] for _ in range(epochs) for i in rng.permutation(len(batches))]
+    batches = _last_tokens(model, prompts, reading.labels, batch_tokens)
 
-    vector = torch.zeros(model.d_model, requires_grad=True)
-    adam = torch.optim.Adam([vector], lr=rate * scale)
-    slower = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, total_iters=len(order))
-    for batch in order:
-        rows = list(batch.rows)
-        logits = _pushed_logits(model, [prompts[i] for i in rows], tokens, layer, vector)
-        labels = torch.tensor(reading.labels[rows], device=logits.device)
-        loss = torch.nn.functional.cross_entropy(logits, labels)
-        (vector.grad,) = torch.autograd.grad(loss, [vector])  # of the vector alone
-        adam.step()
-        slower.step()
+    vector = torch.zeros(model.d_model, requires_grad=True)  # in units of the scale
+    lbfgs = torch.optim.LBFGS([vector], max_iter=max_steps, line_search_fn="strong_wolfe")
+
+    def loss_and_gradient():
+        total, vector.grad = 0.0, torch.zeros_like(vector)
+        for ids, beginning, labels in batches:
+            logits = _pushed_logits(model, ids, beginning, tokens, layer, scale * vector)
+            labels = labels.to(logits.device)
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / len(prompts)
+            vector.grad += torch.autograd.grad(loss, [vector])[0]  # of the vector alone
+            total += loss.item()
+        return total
+
+    lbfgs.step(loss_and_gradient)
     return make_direction(vector.detach().numpy(), layer, reading, "gradient")
 
 
-def _pushed_logits(model, prompts, tokens, layer, vector):
+def _last_tokens(model, prompts, labels, batch_tokens):
+    """Last tokens, keys and values of what comes before, and labels, a batch of equal length each.
+
+    Of equal length, so that no position or mask needs a thought in any architecture.
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    batches = []
+    for length in np.unique(lengths):
+        for batch in fill(np.flatnonzero(lengths == length).tolist(), lengths, batch_tokens, 0):
+            ids = [prompts[i] for i in batch.rows]
+            beginning = run_beginning(model, [row[:-1] for row in ids])
+            right = torch.tensor(labels[list(batch.rows)])
+            batches.append(([row[-1:] for row in ids], beginning, right))
+    return batches
+
+
+def _pushed_logits(model, ids, beginning, tokens, layer, push):
     """Option logits ``[batch, options]`` as a function of what is added at the last token."""
-    inputs, last = pad_right(prompts, model.device)
-    rows = torch.arange(len(prompts))
+    inputs, _ = pad_right(ids, model.device, beginning)
     layers, unembedding = model.part("layers"), model.part("unembedding")
     norm = model.part("norm")
     with model.trace(**inputs, use_cache=False, logits_to_keep=1):
-        for ell in range(layer, len(layers) + 1):
-            if ell == 0:
-                hidden = layers[0].input
-            else:
-                output = layers[ell - 1].output
-                hidden = output[0] if model.tuple_output else output
-            if ell == layer:
-                hidden = hidden.detach()  # the graph begins here
-                push = torch.zeros_like(hidden)
-                push[rows, last] = vector.to(hidden)
-                hidden = hidden + push
-                if ell == 0:
-                    layers[0].input = hidden
-                else:
-                    changed = (hidden, *output[1:]) if model.tuple_output else hidden
-                    layers[ell - 1].output = changed
-        weight = unembedding.weight[tokens]  # [options, d_model]
+        if layer == 0:
+            # The graph begins at the push: nothing below it is remembered.
+            layers[0].input = layers[0].input.detach() + push.to(layers[0].input)
+        else:
+            output = layers[layer - 1].output
+            hidden = output[0] if model.tuple_output else output  # [batch, 1, d_model]
+            hidden = hidden.detach() + push.to(hidden)
+            changed = (hidden, *output[1:]) if model.tuple_output else hidden
+            layers[layer - 1].output = changed
+        if layer < len(layers):
+            output = layers[-1].output
+            hidden = output[0] if model.tuple_output else output
         bias = None if unembedding.bias is None else unembedding.bias[tokens]
-        home = weight.device  # a large model's layers are spread over several
-        stream = norm(hidden[rows, last].to(home)).to(home)
-        logits = torch.nn.functional.linear(stream, weight, bias).save()
+        stream = norm(hidden[:, -1]).to(unembedding.weight.device)
+        logits = torch.nn.functional.linear(stream, unembedding.weight[tokens], bias).save()
     return finish(logits.float(), model.logit_scale, model.soft_cap)

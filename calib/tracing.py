@@ -36,7 +36,7 @@ class Push:
     def describe(self) -> dict:
         """As a Reading's origin carries it."""
         digest = digest_of([self.vector.numpy()])
-        return {"layer": self.layer, "vector": digest, "everywhere": self.everywhere}
+        return {"layer": int(self.layer), "vector": digest, "everywhere": self.everywhere}
 
 
 def read_batches(model: Model, prompts, batches: list[Batch], read, shards: Shards | None):
@@ -53,7 +53,7 @@ def read_batches(model: Model, prompts, batches: list[Batch], read, shards: Shar
             if found is None:
                 if shared and not np.array_equal(ids, prompts[rows[0]][:shared]):
                     beginning, ids = None, prompts[rows[0]][:shared]  # free the last one first
-                    beginning = run_beginning(model, ids)
+                    beginning = run_beginning(model, [ids])
                 rest = [prompts[i][shared:] for i in rows]
                 found = read(rest, beginning=beginning if shared else None)
                 found = {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
@@ -149,10 +149,14 @@ class SharedLayer(DynamicLayer):
         return tuple(torch.cat([a.expand(len(b), -1, -1, -1), b], dim=-2) for a, b in pairs)
 
 
-def run_beginning(model: Model, ids) -> Cache:
-    """Run the tokens that prompts begin with, once, and keep every layer's keys and values."""
+def run_beginning(model: Model, prompts) -> Cache:
+    """Run what prompts begin with, once, and keep every layer's keys and values.
+
+    ``prompts`` are token ids, all of one length: one beginning for all rows of a later batch, or
+    one for each of them.
+    """
     cache = Cache(layer_class_to_replicate=DynamicLayer)
-    inputs, _ = pad_right([ids], model.device)
+    inputs, _ = pad_right(prompts, model.device)
     with torch.no_grad():
         model.module(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return Cache(layers=[SharedLayer(layer.keys, layer.values) for layer in cache.layers])
@@ -169,7 +173,7 @@ def can_share(model: Model) -> bool:
         return False
     ids, last = [5, 3, 2, 7, 1], [model.n_layers]
     whole = read_batch(model, [ids], [0], last)["residuals"]
-    shared = read_batch(model, [ids[2:]], [0], last, run_beginning(model, ids[:2]))["residuals"]
+    shared = read_batch(model, [ids[2:]], [0], last, run_beginning(model, [ids[:2]]))["residuals"]
     return bool((whole - shared).abs().max() <= TOLERANCE[whole.dtype] * whole.abs().max())
 
 

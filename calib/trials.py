@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -60,12 +61,13 @@ def try_directions(
     strengths, tolerance
         As in :func:`sweep` and :meth:`Sweep.choose`.
     **settings
-        Of :func:`calib.branches.read_branches`.
+        Of :func:`calib.branches.read_branches`; in a ``resume`` folder, each split has its own.
 
     Raises
     ------
     ValueError
-        If the splits share a question, and as :func:`sweep`.
+        If the splits share a question, a candidate is called ``"unsteered"``, and as
+        :func:`sweep`.
 
     Examples
     --------
@@ -80,14 +82,25 @@ def try_directions(
     ['unsteered', 'regression']
     """
     check_disjoint(calibration, test)
+    if "unsteered" in candidates:
+        raise ValueError("a candidate is called 'unsteered', as the model without it; rename it")
+    resume = settings.pop("resume", None)
+    on_calibration, on_test = (
+        settings | {"resume": None if resume is None else Path(resume) / split}
+        for split in ("calibration", "test")
+    )
     lists = {n: [c] if isinstance(c, Direction) else list(c) for n, c in candidates.items()}
+    if not lists or not all(lists.values()):
+        raise ValueError(
+            f"the candidates {list(lists)} must be at least one, with at least one direction each"
+        )
     flat = [direction for several in lists.values() for direction in several]
-    swept = sweep(model, calibration, flat, strengths, **settings)
+    swept = sweep(model, calibration, flat, strengths, **on_calibration)
     chosen, start = {}, 0
     for name, several in lists.items():
         chosen[name] = swept.choose(slice(start, start + len(several)), tolerance)
         start += len(several)
-    logits = read_branches(model, test, [(flat[0], 0.0), *chosen.values()], **settings)
+    logits = read_branches(model, test, [(flat[0], 0.0), *chosen.values()], **on_test)
     logits = dict(zip(["unsteered", *lists], logits, strict=True))
     ways = {name: softmax(some) for name, some in logits.items()}
     posterior = np.array(test["posterior"]) if "posterior" in test.features else None

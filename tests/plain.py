@@ -5,6 +5,8 @@ from importlib.resources import files
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HEADER = "The following are multiple choice questions (with answers) about {}.\n\n"
@@ -110,3 +112,49 @@ def wilson(share, n):
     z2 = 1.96**2
     low, high = sorted(np.roots([1 + z2 / n, -(2 * share + z2 / n), share**2]).real)
     return low, high
+
+
+def auroc(p, labels):
+    return roc_auc_score(p.argmax(axis=1) == labels, p.max(axis=1))
+
+
+def softmax(logits):
+    return torch.as_tensor(np.asarray(logits, dtype=np.float64)).softmax(-1).numpy()
+
+
+def rescaled(logits, temperature):
+    return softmax(np.asarray(logits, dtype=np.float64) / temperature)
+
+
+def best_temperature(loss):
+    """By golden section over its logarithm."""
+    return float(np.exp(minimize_scalar(lambda t: loss(np.exp(t)), bracket=(-1, 0, 2)).x))
+
+
+def pushed_states(module, tokenizer, prompts, pushes):
+    """Last residual streams ``[pushes, prompts, d_model]`` when a vector is added to the stream at
+    the last token: ``pushes`` are pairs of layer (1 or more) and vector. What comes before the last
+    token is run once, its keys and values kept."""
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    states, last = torch.empty(len(pushes), len(ids), module.config.hidden_size), []
+    layers = module.model.layers
+    seen = layers[-1].register_forward_hook(lambda _, __, output: last.append(output[:, -1]))
+    for length in sorted({len(row) for row in ids}):
+        rows = [i for i, row in enumerate(ids) if len(row) == length]
+        for some in torch.tensor(rows).split(256):
+            batch = torch.tensor([ids[i] for i in some])
+            with torch.no_grad():
+                cache = module(input_ids=batch[:, :-1], use_cache=True).past_key_values
+                for k, (layer, vector) in enumerate(pushes):
+                    add = torch.tensor(np.asarray(vector), dtype=torch.float32)
+                    # The first hook of the layer, so that the last state is seen as pushed.
+                    hook = layers[layer - 1].register_forward_hook(
+                        lambda _, __, output, add=add: output + add, prepend=True
+                    )
+                    last.clear()
+                    module(input_ids=batch[:, -1:], past_key_values=cache, use_cache=True)
+                    hook.remove()
+                    cache.crop(-1)
+                    states[k, some] = last[0]
+    seen.remove()
+    return states

@@ -9,10 +9,12 @@ import plain
 import pytest
 import torch
 from conftest import ROOT
+from plain_laboratory import Laboratory, share
+from plain_steering import Steering, expected_direction, expected_temperature
 
-from calib.questions import category_of, load_questions
+from calib.questions import load_questions
 
-PAGES = ("index", "reliability", "asking", "layers", "own")
+PAGES = ("index", "reliability", "asking", "layers", "direction", "temperature", "own")
 START, END = 6, 8  # of the correction phase
 
 
@@ -44,57 +46,14 @@ def glued(book):
     return values
 
 
-class Laboratory:
-    """Both models' option probabilities at every layer, and the questions' truth."""
-
-    def __init__(self, limit):
-        self.questions = load_questions("almanac", limit=limit)
-        self.labels = np.array(self.questions["answer"])
-        self.posterior = np.array(self.questions["posterior"])
-        self.reliability = self.posterior.max(axis=1)
-        subjects = self.questions["subject"]
-        self.categories = np.array([category_of(subject) for subject in subjects])
-        self.n = limit
-        prompts = [plain.prompt_of(row) for row in self.questions]
-        self.p, self.stream = {}, {}
-        for name in ("almanac", "almanac-tuned"):
-            module, tokenizer = plain.load(name)
-            letters = [tokenizer(f" {letter}")["input_ids"][0] for letter in "ABCD"]
-            stream, own = plain.last_states(module, tokenizer, prompts)
-            words = plain.full_lens(module, stream)
-            torch.testing.assert_close(words[-1], own.softmax(-1), rtol=1e-4, atol=1e-6)
-            on_letters = words[:, :, letters].double()
-            self.p[name] = (on_letters / on_letters.sum(-1, keepdim=True)).numpy()
-            if name == "almanac":
-                self.mass = on_letters.sum(-1).numpy()
-        self.base, self.tuned = self.p["almanac"], self.p["almanac-tuned"]
-
-    def interval(self, metric, p, level=0.95):
-        """Value, low and high of a metric of probabilities ``[questions, 4]``."""
-        return self.of(lambda rows: metric(p[rows], self.labels[rows]), level)
-
-    def difference(self, metric, p, first, second, rows=None):
-        """Metric at one layer minus at another; limits as wide as for two candidate layers."""
-        rows = np.arange(self.n) if rows is None else rows
-
-        def change(some):
-            y = self.labels[rows[some]]
-            return metric(p[first][rows[some]], y) - metric(p[second][rows[some]], y)
-
-        return self.of(change, level=0.975, n=len(rows), times=1000)
-
-    def of(self, statistic, level=0.95, n=None, times=300):
-        n = n or self.n
-        return statistic(np.arange(n)), *plain.resample(statistic, n, times, level)
-
-
 @pytest.fixture(scope="module")
 def laboratory():
     return Laboratory(4000)
 
 
-def share(hits, n):
-    return hits / n, *plain.wilson(hits / n, n)
+@pytest.fixture(scope="module")
+def steering():
+    return Steering()
 
 
 def expected_index():
@@ -267,18 +226,25 @@ DRAWN = {
     "reliability_coverage_ece": 0.01,
     "layers_false_alarm": 0.06,
     "asking_chance_margin": 0.05,
+    "temperature_random_best_ece": 0.03,
+    "temperature_random_best_auroc": 0.03,
+    "temperature_share_random": 0.15,
+    "temperature_dealt_out_truth": 0.03,
+    "temperature_dealt_out_ece": 0.01,
 }
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_number_in_the_prose_is_what_an_independent_computation_gives(
-    page, glued, laboratory
+    page, glued, laboratory, request
 ):
     expected = {
         "index": lambda lab: expected_index(),
         "reliability": expected_reliability,
         "asking": expected_asking,
         "layers": expected_layers,
+        "direction": lambda lab: expected_direction(lab, request.getfixturevalue("steering")),
+        "temperature": lambda lab: expected_temperature(lab, request.getfixturevalue("steering")),
         "own": expected_own,
     }[page](laboratory)
     values, quoted = glued[page], quoted_in(page)

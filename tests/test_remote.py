@@ -20,12 +20,16 @@ from architectures import TOKENIZER, random_module
 from nnsight.schema.config import CONFIG
 from transformers import AutoConfig
 
+from calib.branches import read_branches
+from calib.directions import Direction
 from calib.evolution import evolve
 from calib.lenses import finish, lens
 from calib.models import open_model
 from calib.questions import load_questions
 from calib.reading import read_layers
 from calib.remote import RemoteError
+from calib.siblings import can_branch
+from calib.steering import steer
 from calib.tracing import can_share
 
 ARCHITECTURES = ["llama", "gpt2", "gemma2", "bloom"]
@@ -156,6 +160,49 @@ def test_with_exemplars_too_which_are_not_shared_there(name, folder, questions):
     assert can_share(local) and not can_share(remote)
     there, here = (read_layers(model, questions, shots=2) for model in (remote, local))
     same(there, here, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def branches():
+    vectors = np.random.default_rng(0).normal(size=(4, 64)) / 8
+    directions = [
+        Direction(v, i, 4.0, f"at {i}") for v, i in zip(vectors, (3, 0, 1, 0), strict=True)
+    ]
+    return [(direction, s) for direction in directions for s in (-0.7, 0, 1)]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_remote_branches_are_the_local_ones(name, server, folder, questions, branches):
+    remote, local = open_both(name, folder)
+    assert can_branch(remote, range(30)) is can_branch(local, range(30)) is (name != "bloom")
+    here = read_branches(local, questions, branches)
+    jobs = len(server.seen()["sent"])
+    there = read_branches(remote, questions, branches)
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-6)
+    # All branches in a job, after two that ask whether they may be; or a job for each of them.
+    assert len(server.seen()["sent"]) - jobs == (12 if name == "bloom" else 3)
+    pushed = [i for i, (_, strength) in enumerate(branches) if strength]
+    assert np.abs(here[pushed] - here[1]).max(axis=(1, 2)).min() > 1e-2
+
+
+def test_with_exemplars_or_in_bfloat16_too(folder, questions, branches):
+    for name, settings, atol in (("llama", {"shots": 2}, 1e-5), (HALF, {}, 1e-6)):
+        remote = open_model(f"tiny/{name}", remote=True)
+        local = open_model(folder / "tiny" / name, dtype="auto", device="cpu")
+        there, here = (read_branches(m, questions, branches, **settings) for m in (remote, local))
+        np.testing.assert_allclose(there, here, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_steered_remote_reading_is_the_local_one(everywhere, folder, questions, branches):
+    (direction, strength), settings = branches[6], {"everywhere": everywhere, "keep_residuals": [1]}
+    there, here = (
+        steer(model, questions, direction, strength, **settings)
+        for model in open_both("llama", folder)
+    )
+    same(there, here, atol=1e-6)
+    assert there.origin["push"] == here.origin["push"]
+    assert there.origin["push"]["everywhere"] is everywhere
 
 
 def test_its_evolution_is_computed_as_ever(folder, questions):

@@ -72,9 +72,9 @@ def test_nor_where_attention_does_not_reach_back_to_it(name, questions, monkeypa
 def test_the_beginning_is_run_once_a_subject(questions, monkeypatch):
     run = []
 
-    def watched(model, ids):
-        run.append(len(ids))
-        return run_beginning(model, ids)
+    def watched(model, prompts):
+        run.append(len(prompts[0]))
+        return run_beginning(model, prompts)
 
     monkeypatch.setattr(tracing, "run_beginning", watched)
     model = open_model((random_module("llama"), TOKENIZER))
@@ -85,7 +85,7 @@ def test_the_beginning_is_run_once_a_subject(questions, monkeypatch):
 
 def test_a_beginning_is_not_changed_by_those_who_share_it():
     model = open_model((random_module("llama"), TOKENIZER))
-    beginning = run_beginning(model, [5, 3, 2, 9, 8])
+    beginning = run_beginning(model, [[5, 3, 2, 9, 8]])
     before = [layer.keys.clone() for layer in beginning.layers]
     first = read_batch(model, [[7, 1], [4]], [0, 1], beginning=beginning)["logits"]
     again = read_batch(model, [[7, 1], [4]], [0, 1], beginning=beginning)["logits"]

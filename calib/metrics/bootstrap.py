@@ -138,7 +138,7 @@ def bootstrap(
             for name, resampled in resample(counts).items():
                 samples[name][start:stop] = resampled
     return {
-        name: _interval(values[name], samples[name].reshape(-1, *lead), level) for name in metrics
+        name: interval_of(values[name], samples[name].reshape(-1, *lead), level) for name in metrics
     }
 
 
@@ -196,7 +196,8 @@ def _auroc(confidence, correct, counts):
     return {"auroc": np.stack([weighted_auroc(*row, by_question) for row in rows], axis=1)}
 
 
-def _interval(value, samples, level):
+def interval_of(value, samples, level: float) -> Interval:
+    """Percentile interval of resampled values ``[resamples, ...]``, those that are nan left out."""
     ordered = np.sort(samples, axis=0)  # nan last
     last = np.count_nonzero(~np.isnan(samples), axis=0) - 1  # -1 where all are nan: any row does
     tail = (1 - level) / 2 * last
