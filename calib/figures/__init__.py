@@ -7,11 +7,12 @@ rather than legends, light backgrounds that stay readable in a dark page.
 from calib.figures.layers import mark_phases, plot_metric, plot_phases
 from calib.figures.reliability import animate_reliability, plot_reliability, to_player
 from calib.figures.steering import plot_changes, plot_map
-from calib.figures.style import COLORS, NAMES, plot_band, spread_labels, use_style, wilson
+from calib.figures.style import COLORS, NAMES, STYLE, plot_band, spread_labels, use_style, wilson
 
 __all__ = [
     "COLORS",
     "NAMES",
+    "STYLE",
     "animate_reliability",
     "mark_phases",
     "plot_band",
