@@ -75,15 +75,16 @@ def gradient_direction(
     reading = read_layers(model, questions, keep_residuals=[layer])
     scale = float(np.median(np.linalg.norm(reading.residuals[layer], axis=1)))
     tokens, prompts = prepare(model.tokenizer, questions)
-    batches = _last_tokens(model, prompts, reading.labels, batch_tokens)
+    batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
 
     vector = torch.zeros(model.d_model, requires_grad=True)  # in units of the scale
     lbfgs = torch.optim.LBFGS([vector], max_iter=max_steps, line_search_fn="strong_wolfe")
 
     def loss_and_gradient():
         total, vector.grad = 0.0, torch.zeros_like(vector)
-        for ids, beginning, labels in batches:
-            logits = _pushed_logits(model, ids, beginning, tokens, layer, scale * vector)
+        for ids, beginning, stream, labels in batches:
+            pushed = stream + scale * vector  # [batch, d_model]
+            logits = _pushed_logits(model, ids, beginning, tokens, layer, pushed)
             labels = labels.to(logits.device)
             loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / len(prompts)
             vector.grad += torch.autograd.grad(loss, [vector])[0]  # of the vector alone
@@ -94,41 +95,46 @@ def gradient_direction(
     return make_direction(vector.detach().numpy(), layer, reading, "gradient")
 
 
-def _last_tokens(model, prompts, labels, batch_tokens):
-    """Last tokens, keys and values of what comes before, and labels, a batch of equal length each.
+def _last_tokens(model, prompts, reading, layer, batch_tokens):
+    """Last tokens, keys and values of what comes before, streams and labels, batch by batch.
 
-    Of equal length, so that no position or mask needs a thought in any architecture.
+    Each batch is of equal length, so that no position or mask needs a thought in any architecture.
     """
     lengths = np.array([len(prompt) for prompt in prompts])
     batches = []
     for length in np.unique(lengths):
         for batch in fill(np.flatnonzero(lengths == length).tolist(), lengths, batch_tokens, 0):
-            ids = [prompts[i] for i in batch.rows]
+            rows = list(batch.rows)
+            ids = [prompts[i] for i in rows]
             beginning = run_beginning(model, [row[:-1] for row in ids])
-            right = torch.tensor(labels[list(batch.rows)])
-            batches.append(([row[-1:] for row in ids], beginning, right))
+            stream = torch.from_numpy(reading.residuals[layer][rows])
+            labels = torch.from_numpy(reading.labels[rows])
+            batches.append(([row[-1:] for row in ids], beginning, stream, labels))
     return batches
 
 
-def _pushed_logits(model, ids, beginning, tokens, layer, push):
-    """Option logits ``[batch, options]`` as a function of what is added at the last token."""
+def _pushed_logits(model, ids, beginning, tokens, layer, stream):
+    """Option logits ``[batch, options]`` of last tokens whose stream at a layer is given.
+
+    The blocks below the layer are skipped: they need neither time nor memory.
+    """
     inputs, _ = pad_right(ids, model.device, beginning)
     layers, unembedding = model.part("layers"), model.part("unembedding")
-    norm = model.part("norm")
+    norm, stream = model.part("norm"), stream[:, None]  # [batch, 1, d_model]
     with model.trace(**inputs, use_cache=False, logits_to_keep=1):
         if layer == 0:
-            # The graph begins at the push: nothing below it is remembered.
-            layers[0].input = layers[0].input.detach() + push.to(layers[0].input)
-        else:
-            output = layers[layer - 1].output
-            hidden = output[0] if model.tuple_output else output  # [batch, 1, d_model]
-            hidden = hidden.detach() + push.to(hidden)
-            changed = (hidden, *output[1:]) if model.tuple_output else hidden
-            layers[layer - 1].output = changed
+            layers[0].input = stream.to(layers[0].input)
+        for block in layers[:layer]:
+            block.skip(
+                (stream.to(block.input), None) if model.tuple_output else stream.to(block.input)
+            )
         if layer < len(layers):
             output = layers[-1].output
-            hidden = output[0] if model.tuple_output else output
+            last = output[0] if model.tuple_output else output
+        else:
+            last = stream
+        weight = unembedding.weight[tokens]
         bias = None if unembedding.bias is None else unembedding.bias[tokens]
-        stream = norm(hidden[:, -1]).to(unembedding.weight.device)
-        logits = torch.nn.functional.linear(stream, unembedding.weight[tokens], bias).save()
+        normed = norm(last[:, -1].to(weight)).to(weight.device)
+        logits = torch.nn.functional.linear(normed, weight, bias).save()
     return finish(logits.float(), model.logit_scale, model.soft_cap)

@@ -1,5 +1,7 @@
 """What the steering chapters say, from the definitions: directions, strengths and their effects."""
 
+from functools import partial
+
 import numpy as np
 import plain
 from plain_laboratory import Few, Laboratory
@@ -85,8 +87,9 @@ def expected_direction(lab, steering):
     ways["temperature"] = plain.rescaled(np.log(unsteered), steering.temperature)
     ways["unsteered"] = unsteered
     for name, p in ways.items():
-        for metric in (plain.ece, plain.mce, plain.nll):
+        for metric in (plain.ece, plain.nll):
             values[f"direction_{name}_{metric.__name__}"] = lab.interval(metric, p)
+        values[f"direction_{name}_mce"] = lab.interval(partial(plain.mce, min_count=50), p)
     values["direction_base_accuracy_change"] = lab.change(plain.accuracy, ways["base"], unsteered)
     values |= {"direction_base_layer": 8, "direction_base_strength": strength["base"]}
 
@@ -153,10 +156,18 @@ def expected_temperature(lab, steering):
         values[f"temperature_{name}_ece"] = plain.ece(p, lab.labels)
         values[f"temperature_{name}_auroc"] = plain.auroc(p, lab.labels)
         values[f"temperature_{name}_truth"] = lab.follows(p)[0]
+        for metric in (plain.ece, plain.auroc):
+            half = metric(p[:2000], lab.labels[:2000])
+            values[f"temperature_{name}_{metric.__name__}_half"] = half
     for name, p in steered.items():
         confidence = plain.confidence(there[name], None)
         equal = plain.rescaled(np.log(unsteered), steering.matched(confidence))
         closest = closest_temperature(p, unsteered)
+        values[f"temperature_matched_{name}_truth"] = lab.of(
+            lambda i, p=p, q=equal: np.subtract(
+                *(np.corrcoef(x[i].max(axis=1), lab.reliability[i])[0, 1] for x in (p, q))
+            )
+        )
         for metric in (plain.ece, plain.auroc, plain.nll):
             key = f"{name}_{metric.__name__}"
             values[f"temperature_matched_{key}"] = lab.change(metric, p, equal)
@@ -176,30 +187,40 @@ def closest_temperature(p, q):
 
 
 def a_crowd(lab, steering):
-    """Ten of the chapter's hundred random directions, on a thousand questions of each split."""
-    vectors = [np.random.default_rng(seed).normal(size=128) for seed in range(10)]
-    few, strengths = Few(steering.lab, 1000), np.linspace(-2, 2, 11).round(1)
-    grid = [steering.push(4, v, s) for v in vectors for s in strengths]
-    logits = few.pushed(grid).reshape(10, 11, 1000, 4)
-    of_few = [dict(zip(strengths, one, strict=True)) for one in logits]
-    rows = np.arange(1000)
-    best = [steering.chosen(lambda s, one=one: one[s], rows, strengths) for one in of_few]
-    some = Few(lab, 1000)
-    pushes = [steering.push(4, v, s) for v, s in zip(vectors, best, strict=True)]
-    found, y, unsteered = (
-        plain.softmax(some.pushed(pushes)),
-        lab.labels[:1000],
-        lab.tuned[-1][:1000],
-    )
+    """The random directions: all hundred at the last layer, ten at layer 4, where it takes long."""
+    values, unsteered = {}, lab.tuned[-1][:2000]
+    tempered = plain.rescaled(np.log(unsteered), steering.temperature)
+    least = plain.nll(tempered, lab.labels[:2000])
+    for layer, n_directions in ((4, 10), (8, 100)):
+        found = crowd_at(layer, n_directions, lab, steering)
+        y = lab.labels[:2000]
+        values[f"temperature_random_{layer}_best_ece"] = np.median([plain.ece(p, y) for p in found])
+        values[f"temperature_random_{layer}_best_auroc"] = np.median(
+            [plain.auroc(p, y) for p in found]
+        )
+    better = sum(plain.nll(p, y) < least for p in found)
     shares = [
         1 - divergence(p, closest_temperature(p, unsteered)) / divergence(p, unsteered)
         for p in found
     ]
-    return {
-        "temperature_random_best_ece": np.median([plain.ece(p, y) for p in found]),
-        "temperature_random_best_auroc": np.median([plain.auroc(p, y) for p in found]),
+    return values | {
+        "temperature_random_better": better,
         "temperature_share_random": np.median(shares),
     }
+
+
+def crowd_at(layer, n_directions, lab, steering):
+    """Probabilities ``[directions, 2000, 4]`` of random directions, each with its best strength."""
+    vectors = [np.random.default_rng(seed).normal(size=128) for seed in range(n_directions)]
+    strengths, rows = np.linspace(-2, 2, 11).round(1), np.arange(500)
+    grid = [steering.push(layer, v, s) for v in vectors for s in strengths]
+    by_direction = Few(steering.lab, 500).pushed(grid).reshape(n_directions, 11, 500, 4)
+    pushes = []
+    for vector, logits in zip(vectors, by_direction, strict=True):
+        of_strength = dict(zip(strengths, logits, strict=True))
+        best = steering.chosen(of_strength.get, rows, strengths)
+        pushes.append(steering.push(layer, vector, best))
+    return plain.softmax(Few(lab, 2000).pushed(pushes))
 
 
 def amounts(lab, steering):

@@ -226,9 +226,7 @@ DRAWN = {
     "reliability_coverage_ece": 0.01,
     "layers_false_alarm": 0.06,
     "asking_chance_margin": 0.05,
-    "temperature_random_best_ece": 0.03,
-    "temperature_random_best_auroc": 0.03,
-    "temperature_share_random": 0.15,
+    "temperature_random_4_best_ece": 0.03,
     "temperature_dealt_out_truth": 0.03,
     "temperature_dealt_out_ece": 0.01,
 }
@@ -339,3 +337,57 @@ def test_the_tuned_models_correction_is_slight_and_its_doubt_blunter(glued):
     assert v["layers_tuned_fall_high"] < v["layers_fall_low"] / 2
     assert v["layers_tuned_truth_end_high"] < v["layers_base_truth_end_low"]
     assert v["layers_base_truth_start_high"] < v["layers_base_truth_end_low"]
+
+
+def test_a_direction_halves_both_errors_and_leaves_accuracy(glued):
+    v = glued["direction"]
+    helped = {}
+    for name in ("base", "own", "wrong", "regression", "gradient", "null", "random", "temperature"):
+        helped[name] = (
+            v[f"direction_{name}_ece_high"] <= v["direction_unsteered_ece"] / 2
+            and v[f"direction_{name}_mce_high"] <= v["direction_unsteered_mce"] / 2
+            and v[f"direction_{name}_accuracy_change_low"] > -0.01
+            and v[f"direction_{name}_accuracy_change_high"] < 0.01
+        )
+    assert helped["base"] and helped["gradient"]
+    # and so, the table says, do the controls
+    assert helped["random"] and helped["temperature"]
+
+
+def test_the_direction_travels_to_every_other_category(glued):
+    v = glued["direction"]
+    for found_on in ("STEM", "humanities", "social_sciences", "other"):
+        assert v[f"direction_travel_{found_on}_ece_high"] < -0.05
+        assert abs(v[f"direction_travel_{found_on}_accuracy"]) < 0.01
+
+
+def test_the_correction_is_low_dimensional_and_the_regressions_are_not(glued):
+    v = glued["direction"]
+    assert v["direction_kept_4_low"] > 0.8
+    assert v["direction_subject_share_1"] > 0.95
+    assert v["direction_regression_share_1"] < 0.5
+    assert v["direction_base_model_furthest"] == 0
+
+
+def test_a_constant_push_is_hardly_more_than_a_temperature(glued):
+    v = glued["temperature"]
+    for name in ("correction", "gradient", "regression"):
+        assert v[f"temperature_matched_{name}_ece_high"] < 0
+    for name in ("correction", "wrong", "regression", "gradient"):
+        assert v[f"temperature_matched_{name}_nll_high"] > 0
+        assert v[f"temperature_matched_{name}_auroc_low"] < 0
+    assert v["temperature_matched_correction_auroc_high"] < 0
+    assert v["temperature_matched_gradient_truth_low"] > 0
+    assert v["temperature_matched_gradient_nll_low"] < 0
+    assert v["temperature_random_4_best_truth_most"] < v["temperature_fitted_truth_half"]
+    assert v["temperature_random_8_best_truth_most"] < v["temperature_fitted_truth_half"]
+    assert v["temperature_random_better"] < 20
+    assert v["temperature_gradient_ece_half"] < v["temperature_random_4_best_ece_least"]
+
+
+def test_the_order_needs_each_questions_own_amount(glued):
+    v = glued["temperature"]
+    assert v["temperature_mean_ece_high"] < v["temperature_nothing_ece_low"]
+    assert abs(v["temperature_mean_truth"] - v["temperature_nothing_truth"]) < 0.01
+    assert v["temperature_own_amount_truth_low"] > v["temperature_mean_truth_high"]
+    assert v["temperature_dealt_out_truth_high"] < v["temperature_mean_truth_low"]
