@@ -127,8 +127,10 @@ def rescaled(logits, temperature):
 
 
 def best_temperature(loss):
-    """By golden section over its logarithm."""
-    return float(np.exp(minimize_scalar(lambda t: loss(np.exp(t)), bracket=(-1, 0, 2)).x))
+    found = minimize_scalar(
+        lambda t: loss(np.exp(t)), bounds=(-3, 4), method="bounded", options={"xatol": 1e-8}
+    )
+    return float(np.exp(found.x))
 
 
 def pushed_states(module, tokenizer, prompts, pushes):

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from calib import figures
+from calib.comparison import compare
 from calib.evolution import evolve
 from calib.metrics import ece, reliability_table
 from calib.reading import Reading
@@ -112,3 +113,40 @@ def test_the_player_has_a_frame_a_layer_a_description_and_no_network(reading):
     outside = re.findall(r'(?:src|href)="(https?://[^"]*)"', page)
     assert all("font-awesome" in url for url in outside)  # the book's build takes these out
     assert plt.get_fignums() == []
+
+
+def test_a_map_shows_each_value_at_its_layer_and_strength_and_crosses_out_the_harmful():
+    values = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    crossed = np.array([[False, False, True], [True, False, False]])
+    figure, ax = plt.subplots()
+    figures.plot_map([6, 7], [-1, 0, 1], values, ax, metric="ece", crossed=crossed)
+    np.testing.assert_array_equal(ax.collections[0].get_array(), values)
+    assert ax.collections[1].get_offsets().tolist() == [[1, 6], [-1, 7]]
+    assert ax.get_ylabel() == "layer"
+    assert figure.axes[1].get_ylabel() == "ECE"
+    plt.close(figure)
+
+
+def test_changes_stand_from_top_to_bottom_with_their_intervals():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=50)
+    ways = {}
+    for name in ("first", "second", "third"):
+        p = rng.uniform(0.1, 0.9, size=50)
+        ways[name] = np.stack([p, 1 - p], axis=1)
+    comparison = compare(ways, labels, "first", min_count=1, n_resamples=50)
+    figure, ax = plt.subplots()
+    figures.plot_changes(comparison, "nll", ["third", "second"], ax)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["third", "second"]
+    assert ax.get_yticks().tolist() == [1, 0]
+    for place, name in ((1, "third"), (0, "second")):
+        value, low, high = comparison.change(name, "nll")
+        (line,) = (
+            segment
+            for lines in ax.collections
+            for segment in lines.get_segments()
+            if segment[0, 1] == place
+        )
+        assert line[:, 0].tolist() == [low, high]
+        assert [value] in [list(dot.get_xdata()) for dot in ax.lines if dot.get_marker() == "o"]
+    plt.close(figure)

@@ -54,6 +54,14 @@ def plot_changes(comparison: Comparison, metric: str, names, ax=None, *, colors=
     Returns
     -------
     matplotlib axes
+
+    Examples
+    --------
+    >>> from calib.comparison import compare
+    >>> ways = {"bold": [[0.9, 0.1]] * 4, "meek": [[0.7, 0.3]] * 4}
+    >>> comparison = compare(ways, np.array([0, 0, 0, 1]), "bold", min_count=1)
+    >>> plot_changes(comparison, "ece", ["meek"]).get_xlabel()
+    'change of ECE'
     """
     ax = ax or plt.gca()
     rows = np.arange(len(names))[::-1]
