@@ -153,9 +153,8 @@ def expected_temperature(lab, steering):
         "gradient": steered["gradient"],
         "fitted": fitted,
     }.items():
-        values[f"temperature_{name}_ece"] = plain.ece(p, lab.labels)
-        values[f"temperature_{name}_auroc"] = plain.auroc(p, lab.labels)
-        values[f"temperature_{name}_truth"] = lab.follows(p)[0]
+        values[f"temperature_{name}_auroc"] = lab.interval(plain.auroc, p)
+        values[f"temperature_{name}_truth"] = lab.follows(p)
         for metric in (plain.ece, plain.auroc):
             half = metric(p[:2000], lab.labels[:2000])
             values[f"temperature_{name}_{metric.__name__}_half"] = half
@@ -194,10 +193,11 @@ def a_crowd(lab, steering):
     for layer, n_directions in ((4, 10), (8, 100)):
         found = crowd_at(layer, n_directions, lab, steering)
         y = lab.labels[:2000]
-        values[f"temperature_random_{layer}_best_ece"] = np.median([plain.ece(p, y) for p in found])
-        values[f"temperature_random_{layer}_best_auroc"] = np.median(
-            [plain.auroc(p, y) for p in found]
-        )
+        for metric in (plain.ece, plain.auroc):
+            scores = [metric(p, y) for p in found]
+            # Ten say where the middle is, not how far a hundred spread.
+            middle = np.quantile(scores, [0.5, 0.025, 0.975] if layer == 8 else [0.5])
+            values[f"temperature_random_{layer}_best_{metric.__name__}"] = middle
     better = sum(plain.nll(p, y) < least for p in found)
     shares = [
         1 - divergence(p, closest_temperature(p, unsteered)) / divergence(p, unsteered)
