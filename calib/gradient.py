@@ -125,9 +125,8 @@ def _pushed_logits(model, ids, beginning, tokens, layer, stream):
         if layer == 0:
             layers[0].input = stream.to(layers[0].input)
         for block in layers[:layer]:
-            block.skip(
-                (stream.to(block.input), None) if model.tuple_output else stream.to(block.input)
-            )
+            given = stream.to(block.input)
+            block.skip((given, None) if model.tuple_output else given)
         if layer < len(layers):
             output = layers[-1].output
             last = output[0] if model.tuple_output else output
