@@ -49,7 +49,7 @@ class Direction:
 
     def at(self, layer: int, reading: Reading) -> Direction:
         """The same vector at another layer, with that layer's scale."""
-        return replace(self, layer=layer, scale=_scale(reading, layer))
+        return replace(self, layer=layer, scale=scale_of(reading, layer))
 
 
 def make_direction(vector, layer: int, reading: Reading, name: str) -> Direction:
@@ -70,7 +70,7 @@ def make_direction(vector, layer: int, reading: Reading, name: str) -> Direction
     >>> direction.vector[:2].tolist(), direction.layer
     ([1.0, 0.0], 6)
     """
-    vector, scale = np.asarray(vector, dtype=np.float64), _scale(reading, layer)
+    vector, scale = np.asarray(vector, dtype=np.float64), scale_of(reading, layer)
     d_model = reading.residuals[layer].shape[1]
     if vector.shape != (d_model,):
         raise ValueError(
@@ -182,7 +182,7 @@ def confidence_regression(reading: Reading, layer: int) -> Direction:
     if len(reading) < ENOUGH:
         raise ValueError(f"{len(reading)} questions; a regression needs at least {ENOUGH}")
     x = residuals_of(reading, layer)
-    x = (x - x.mean(axis=0)) / _scale(reading, layer)  # [questions, d_model]
+    x = (x - x.mean(axis=0)) / scale_of(reading, layer)  # [questions, d_model]
     confidence, right = confidence_and_correct(reading.probabilities[-1], reading.labels)
     gap = confidence - right
     coefficients = _ridge(x, gap - gap.mean())
@@ -231,5 +231,6 @@ def residuals_of(reading: Reading, layer: int) -> np.ndarray:
     return reading.residuals[layer].astype(np.float64)
 
 
-def _scale(reading: Reading, layer: int) -> float:
+def scale_of(reading: Reading, layer: int) -> float:
+    """Median length of a layer's residual streams, the unit of strength, or ValueError."""
     return float(np.median(np.linalg.norm(residuals_of(reading, layer), axis=1)))

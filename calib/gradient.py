@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from calib.batches import fill
-from calib.directions import Direction, make_direction
+from calib.directions import Direction, make_direction, scale_of
 from calib.lenses import finish
 from calib.models import Model
 from calib.prompts import prepare
@@ -73,7 +73,7 @@ def gradient_direction(
             "token cannot be run by itself; use a direction that is fitted on a reading"
         )
     reading = read_layers(model, questions, keep_residuals=[layer])
-    scale = float(np.median(np.linalg.norm(reading.residuals[layer], axis=1)))
+    scale = scale_of(reading, layer)
     tokens, prompts = prepare(model.tokenizer, questions)
     batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
 

@@ -76,8 +76,8 @@ def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None
 def _with_branches(model, prompts, n_branches, beginning):
     """Model inputs with room for the branches, the place of each last token, and the prompts' room.
 
-    The sequence is [prompt, padding, branches]; what has left the beginning, if there is one, comes
-    before in the mask.
+    The sequence is [prompt, padding, branches]. The tokens of a beginning, if there is one, come
+    before it in the mask, and every token sees them.
     """
     inputs, last = pad_right(prompts, "cpu", beginning)
     ids = inputs["input_ids"]

@@ -163,6 +163,16 @@ def restore_correction(
     ------
     ValueError
         As :func:`correction_components`.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model, read_layers
+    >>> from calib.prompts import option_tokens
+    >>> model, questions = open_model("almanac"), load_questions("almanac", limit=20)
+    >>> reading = read_layers(model, questions, keep_residuals=[7, 8])
+    >>> tokens = option_tokens(model.tokenizer, 4)
+    >>> restore_correction(model, reading, random_subspace(2, 128, 0), 7, 8, tokens).shape
+    (3, 20, 4)
     """
     begin, change = residuals_of(reading, start), _change(reading, start, end)
     like = {"dtype": model.dtype, "device": model.device}
