@@ -71,7 +71,7 @@ def main():
         roads[name] = lambda sweep=sweep: read_siblings(model, prompts, tokens, *sweep)
 
     layers, pushes = sweeps["24 layers × 21 strengths"]
-    found = roads["24 layers × 21 strengths"]()
+    found = roads["24 layers × 21 strengths"]()["logits"]
     for i in (21, 200, 500):
         own = steered_run(module, inputs, last, tokens, layers[i], pushes[i]).cpu()
         difference = (found[:, i] - own).abs().max().item()

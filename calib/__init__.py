@@ -26,6 +26,7 @@ _HOMES = {
     "metrics": "",
     "figures": "",
     "directions": "",
+    "mechanisms": "",
 }
 __all__ = list(_HOMES)
 

@@ -24,6 +24,32 @@ PATHS = {
     "unembedding": ("lm_head",),
 }
 
+# Where a block keeps the last linear map of its attention and of its MLP. A mixture of experts has
+# many of the second: there the whole MLP writes.
+WRITERS = {
+    "attention": (
+        "self_attn.o_proj",
+        "self_attn.dense",
+        "self_attn.out_proj",
+        "attention.dense",
+        "attn.c_proj",
+        "attn.out_proj",
+        "self_attention.dense",
+    ),
+    "mlp": (
+        "mlp.down_proj",
+        "mlp.fc2",
+        "mlp.dense_4h_to_h",
+        "mlp.c_proj",
+        "mlp.fc_out",
+        "fc2",
+        "mlp",
+    ),
+}
+# The norms that come after these maps in blocks that have the second of them. Elsewhere the name of
+# the first is that of a norm before the MLP.
+POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+
 
 def find_part(module, part: str, architecture: str) -> str:
     """Path of a part, a key of ``PATHS``, inside a module, or ValueError that names the tried."""

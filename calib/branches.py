@@ -109,7 +109,7 @@ def _read_together(model, tokens, layers, vectors, step, prompts, beginning=None
     parts = []
     for i in range(0, len(layers), step):
         some = layers[i : i + step], vectors[i : i + step]
-        parts.append(read_siblings(model, prompts, tokens, *some, beginning))
+        parts.append(read_siblings(model, prompts, tokens, *some, beginning)["logits"])
     return {"logits": torch.cat(parts, dim=1)}
 
 

@@ -141,6 +141,7 @@ def read_layers(
     keep_residuals=(),
     resume=None,
     push=None,
+    lens=None,
 ) -> Reading:
     """Read every layer's option logits at the answer position.
 
@@ -167,6 +168,9 @@ def read_layers(
         interrupted goes on where it was, and ends with what it would have ended with.
     push : Push, optional
         Read the model while its residual stream is pushed; :func:`calib.steering.steer` makes one.
+    lens : TunedLens, optional
+        Read the layers through it; :func:`calib.mechanisms.tuned_lens.fit_tuned_lens` makes one.
+        The logit lens if not given.
 
     Returns
     -------
@@ -176,8 +180,9 @@ def read_layers(
     ------
     ValueError
         Before anything runs: for a layer that does not exist, a prompt longer than the model's
-        context or than ``batch_tokens``, letters that are not single tokens, a ``resume`` folder
-        of other settings, and all that :func:`calib.prompts.build_prompts` refuses.
+        context or than ``batch_tokens``, letters that are not single tokens, a lens of another
+        model's shape, a ``resume`` folder of other settings, and all that
+        :func:`calib.prompts.build_prompts` refuses.
     OSError
         If the ``resume`` folder cannot be written, or a remote model cannot be run (see
         :mod:`calib.remote`); finished batches stay.
@@ -195,6 +200,8 @@ def read_layers(
         raise ValueError(
             f"keep_residuals is {list(keep_residuals)}; layers run from 0 to {model.n_layers}"
         )
+    if lens:
+        lens.check(model)
     tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
     subjects = np.array(questions["subject"])
     # Where every position is pushed, the beginning changes too.
@@ -203,12 +210,14 @@ def read_layers(
     origin = origin_of(model, questions, shots, tokens)
     if push:
         origin["push"] = push.describe()
+    if lens:
+        origin["lens"] = lens.describe()
     settings = {"keep_residuals": keep, "batch_tokens": batch_tokens}
     shards = open_shards(resume, origin | settings, prompts, batches)
 
     logits = np.empty((len(prompts), model.n_layers + 1, len(tokens)), dtype=np.float32)
     residuals = {ell: np.empty((len(prompts), model.d_model), np.float32) for ell in keep}
-    read = partial(read_batch, model, tokens=tokens, keep=keep, push=push)
+    read = partial(read_batch, model, tokens=tokens, keep=keep, push=push, lens=lens)
     for rows, found in read_batches(model, prompts, batches, read, shards):
         logits[rows] = found["logits"]
         for ell, residual in zip(keep, found["residuals"], strict=True):

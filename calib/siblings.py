@@ -20,8 +20,8 @@ from calib.models import Model
 from calib.tracing import has_only_attention, pad_right, read_batch
 
 
-def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None):
-    """Option logits at the last layer of every branch of each prompt, in one traced pass.
+def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None, keep=False):
+    """The last layer of every branch of each prompt, in one traced pass.
 
     Parameters
     ----------
@@ -31,14 +31,18 @@ def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None
         The option letters' tokens.
     layers : list of int
         Where each branch leaves the prompt, in rising order.
-    vectors : tensor ``[branches, d_model]``
-        What is added there.
+    vectors : tensor ``[branches, d_model]`` or ``[batch, branches, d_model]``
+        What is added there; the same for all prompts, or for each its own.
     beginning : transformers Cache, optional
         Of :func:`calib.tracing.run_beginning`.
+    keep : bool
+        Whether to return the residual streams too.
 
     Returns
     -------
-    tensor ``[batch, branches, options]``
+    dict of tensors
+        ``logits [batch, branches, options]``, and with ``keep`` ``residuals [batch, branches,
+        d_model]``.
     """
     inputs, last, n_prompt = _with_branches(model, prompts, len(layers), beginning)
     rows, seen = torch.arange(len(prompts)), inputs["attention_mask"].shape[3]
@@ -61,16 +65,18 @@ def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None
                 return value[:n] if value.ndim == 1 else value[:, :n]
 
             if ell == 0:
-                block.input[:, n_prompt:n] += vectors[: bounds[1]].to(block.input)
+                block.input[:, n_prompt:n] += vectors[..., : bounds[1], :].to(block.input)
             block.inputs = on_every(cut, block.inputs)
             output = block.output
             hidden = output[0] if in_tuple else output
-            new = vectors[bounds[ell + 1] : bounds[ell + 2]].to(hidden)
+            new = vectors[..., bounds[ell + 1] : bounds[ell + 2], :].to(hidden)
             hidden = torch.cat([hidden, hidden[rows, last][:, None] + new], dim=1)
             block.output = (hidden, *output[1:]) if in_tuple else hidden
         stream = hidden[:, n_prompt:].to(weight.device)  # [batch, branches, d_model]
         logits = linear(norm(stream).to(weight.device), weight, bias).detach().cpu().save()
-    return finish(logits, model.logit_scale, model.soft_cap)
+        kept = ([stream.detach().cpu()] if keep else []).save()
+    logits = finish(logits, model.logit_scale, model.soft_cap)
+    return {"logits": logits, "residuals": kept[0]} if keep else {"logits": logits}
 
 
 def _with_branches(model, prompts, n_branches, beginning):
@@ -113,6 +119,6 @@ def can_branch(model: Model, prompt) -> bool:
         return False
     still = torch.zeros(3, model.d_model)
     layers = [0, 0, model.n_layers // 2]
-    branches = read_siblings(model, [prompt], [0, 1], layers, still)[0]
+    branches = read_siblings(model, [prompt], [0, 1], layers, still)["logits"][0]
     own = read_batch(model, [prompt], [0, 1])["logits"][0, -1]
     return bool((branches - own).abs().max() <= TOLERANCE[model.dtype] * own.abs().max())

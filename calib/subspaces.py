@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 import torch
@@ -34,6 +33,11 @@ class Subspace:
         """The part of ``vectors [..., d_model]`` that lies in the first k dimensions, or in all."""
         basis = self.basis[:k]
         return vectors @ basis.T @ basis
+
+    def share_of(self, vectors) -> np.ndarray:
+        """How much of the squared length of ``vectors [..., d_model]`` lies in it, 0 to 1."""
+        vectors = np.asarray(vectors, dtype=np.float64)
+        return np.square(vectors @ self.basis.T).sum(axis=-1) / np.square(vectors).sum(axis=-1)
 
     def direction(self, i: int, layer: int, reading: Reading) -> Direction:
         """One of the vectors as a direction at a layer."""
@@ -93,49 +97,9 @@ def random_subspace(k: int, d_model: int, seed: int) -> Subspace:
     >>> random_subspace(2, 8, seed=0).basis.shape
     (2, 8)
     """
-    _check_k(k, d_model)
+    check_k(k, d_model)
     normal = np.random.default_rng(seed).normal(size=(d_model, k))
     return Subspace(np.linalg.qr(normal)[0].T, np.full(k, 1 / d_model), f"random {seed}")
-
-
-def unembedding_null_space(model: Model, k: int) -> Subspace:
-    """The k directions of the residual stream that the unembedding turns into logits least [1]_.
-
-    Right-singular vectors of the smallest singular values of the unembedding, the final norm's gain
-    folded in; the least first. Few models have an exact null space: ``shares`` tells how much of
-    the unembedding each direction still holds.
-
-    Parameters
-    ----------
-    k : int
-        1 to d_model.
-
-    Raises
-    ------
-    ValueError
-        If the model is remote, for its weights are not here, or ``k`` is out of range.
-
-    References
-    ----------
-    .. [1] Stolfo et al., "Confidence regulation neurons in language models", NeurIPS 2024.
-
-    Examples
-    --------
-    >>> from calib import open_model
-    >>> unembedding_null_space(open_model("almanac"), 4).basis.shape
-    (4, 128)
-    """
-    if model.remote:
-        raise ValueError(
-            f"the weights of {model.name} are on the server; open the model here for its null space"
-        )
-    _check_k(k, model.d_model)
-    norm, unembedding = (attrgetter(p)(model.module) for p in (model.norm, model.unembedding))
-    weight = unembedding.weight.detach().double().cpu().numpy()  # [vocabulary, d_model]
-    weight = weight @ _linear_part(norm, model.d_model, next(norm.parameters(), unembedding.weight))
-    values, vectors = np.linalg.eigh(weight.T @ weight)  # rising
-    shares = np.maximum(values, 0) / values.sum()
-    return Subspace(vectors.T[:k], shares[:k], "null space")
 
 
 def restore_correction(
@@ -183,7 +147,8 @@ def restore_correction(
     return torch.stack(read).float().cpu().numpy()
 
 
-def _check_k(k, d_model):
+def check_k(k: int, d_model: int) -> None:
+    """Refuse a number of dimensions that the stream does not have."""
     if not 1 <= k <= d_model:
         raise ValueError(f"k is {k}; it must be from 1 to {d_model}, the width of the stream")
 
@@ -199,18 +164,3 @@ def _components(rows, name):
         raise ValueError(f"there is no {name}: nothing changes in any question")
     _, sizes, basis = np.linalg.svd(rows, full_matrices=False)
     return Subspace(basis, sizes**2 / (sizes**2).sum(), name)
-
-
-def _linear_part(norm, d_model, like):
-    """What the final norm does beside dividing by a length, as a matrix ``[d_model, d_model]``.
-
-    Asked of the norm itself, on the device and in the type of ``like``: architectures differ in
-    where they keep the gain, some add 1, and some have none.
-    """
-    sign = torch.tensor([1.0, -1.0]).repeat(d_model // 2)  # of mean 0 and length 1 an entry
-    with torch.no_grad():
-        probes = torch.stack([sign, torch.ones(d_model), torch.zeros(d_model)])
-        of_sign, of_ones, of_zeros = norm(probes.to(like)).double().cpu()
-    gain = ((of_sign - of_zeros) * sign).numpy()
-    centres = torch.allclose(of_ones, of_zeros)  # a LayerNorm removes the mean, an RMSNorm does not
-    return gain[:, None] * (np.eye(d_model) - centres / d_model)

@@ -63,7 +63,7 @@ def read_batches(model: Model, prompts, batches: list[Batch], read, shards: Shar
             yield rows, found
 
 
-def read_batch(model: Model, prompts, tokens, keep=(), beginning=None, push=None):
+def read_batch(model: Model, prompts, tokens, keep=(), beginning=None, push=None, lens=None):
     """Every layer's lens logits at the last token of each prompt, in one traced pass.
 
     Prompts are padded on the right, where a causal model cannot see the padding, so that the mask
@@ -81,6 +81,8 @@ def read_batch(model: Model, prompts, tokens, keep=(), beginning=None, push=None
         Of :func:`run_beginning`.
     push : Push, optional
         What to add to the residual stream, and where.
+    lens : TunedLens, optional
+        What to do to each layer's stream before the final norm; nothing in the logit lens.
 
     Returns
     -------
@@ -93,6 +95,7 @@ def read_batch(model: Model, prompts, tokens, keep=(), beginning=None, push=None
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, linear = model.tuple_output, torch.nn.functional.linear
     pushed, vector, everywhere = (push.layer, push.vector, push.everywhere) if push else [None] * 3
+    matrices, shifts = (lens.matrices, lens.shifts) if lens else [None] * 2
     with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
         weight = unembedding.weight[tokens]  # [options, d_model]
         bias = None if unembedding.bias is None else unembedding.bias[tokens]
@@ -110,7 +113,11 @@ def read_batch(model: Model, prompts, tokens, keep=(), beginning=None, push=None
                 hidden[rows, last] += vector.to(hidden)
             stream.append(hidden[rows, last].to(home))
         stream = torch.stack(stream)  # [layers + 1, batch, d_model]
-        logits = linear(norm(stream).to(home), weight, bias).transpose(0, 1)
+        read = stream
+        if matrices is not None:
+            turned = stream.to(matrices) @ matrices.transpose(1, 2) + shifts[:, None]
+            read = (stream.to(matrices) + turned).to(stream)
+        logits = linear(norm(read).to(home), weight, bias).transpose(0, 1)
         # From a server: no views of something larger, or that would come along.
         logits, kept = logits.detach().cpu().save(), stream[keep].detach().cpu().save()
     return {"logits": finish(logits, model.logit_scale, model.soft_cap), "residuals": kept}

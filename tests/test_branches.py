@@ -289,12 +289,12 @@ def test_a_branch_does_not_see_its_siblings(name, questions):
     model = open_model((module, TOKENIZER))
     layers = [0, 0, 1, 1, 2, 3]
     vectors = torch.randn(6, D_MODEL, generator=torch.Generator().manual_seed(0))
-    before = read_siblings(model, prompts, LETTERS, layers, vectors)
+    before = read_siblings(model, prompts, LETTERS, layers, vectors)["logits"]
     for i in range(6):
         others = [k for k in range(6) if k != i]
         changed = vectors.clone()
         changed[i] *= -3
-        after = read_siblings(model, prompts, LETTERS, layers, changed)
+        after = read_siblings(model, prompts, LETTERS, layers, changed)["logits"]
         assert torch.equal(after[:, others], before[:, others])
         assert (after[:, i] - before[:, i]).abs().max(dim=-1).values.min() > 1e-3
 

@@ -18,11 +18,11 @@ from calib.directions import (
     wrong_minus_right,
 )
 from calib.gradient import gradient_direction
+from calib.mechanisms import unembedding_null_space
 from calib.models import open_model
 from calib.questions import load_questions
 from calib.reading import Reading, read_layers
 from calib.recalibration.temperature import Temperature
-from calib.subspaces import unembedding_null_space
 
 
 def reading_of(confidence, right, residuals):

@@ -106,6 +106,18 @@ def test_training_never_shows_a_test_question():
         assert sorted(np.concatenate(parts).tolist()) == list(range(len(ORDERS)))
 
 
+def test_in_every_subject_both_splits_favour_the_same_letters():
+    """Or what learns a subject's letters on one split would be fooled by the other."""
+    shares = {}
+    for split in ("test", "validation"):
+        rows = split_rows(split)
+        best = np.array([np.argmax(row["posterior"]) for row in rows])
+        subjects = np.array([row["subject"] for row in rows])
+        counts = [np.bincount(best[subjects == s], minlength=4) for s in SUBJECTS]
+        shares[split] = np.array(counts) / 576
+    assert np.abs(shares["test"] - shares["validation"]).max() < 0.08  # 2.7 standard errors
+
+
 # The shipped models
 
 

@@ -15,6 +15,7 @@ from calib.metrics.scores import (
     accuracy,
     auroc,
     brier,
+    entropy,
     mean_confidence,
     nll,
     signed_gap,
@@ -27,6 +28,7 @@ METRICS = {
     "gap": signed_gap,
     "nll": nll,
     "brier": brier,
+    "entropy": entropy,
     "ece": ece,
     "mce": mce,
     "auroc": auroc,
@@ -79,7 +81,7 @@ def bootstrap(
         One question gives intervals of no width.
     labels : array_like of int ``[questions]``
     metrics : sequence of str
-        From accuracy, confidence, gap, nll, brier, ece, mce, auroc.
+        From accuracy, confidence, gap, nll, brier, entropy, ece, mce, auroc.
     n_bins : int
         Equal-width bins of ECE and MCE.
     min_count : int

@@ -34,6 +34,11 @@ def _one_hot(p, labels):
     return np.eye(p.shape[-1])[labels]  # [questions, options]
 
 
+def _entropy(p, labels):
+    surprise = -np.log(np.where(p > 0, p, 1))
+    return (p * surprise).sum(axis=-1)
+
+
 # Each gives [..., questions]; the metric is its mean over the questions.
 QUESTION_VALUES = {
     "accuracy": _accuracy,
@@ -41,6 +46,7 @@ QUESTION_VALUES = {
     "gap": _gap,
     "nll": _nll,
     "brier": _brier,
+    "entropy": _entropy,
 }
 
 
@@ -185,6 +191,33 @@ def brier(probabilities, labels):
     0.25
     """
     return _mean("brier", probabilities, labels)
+
+
+def entropy(probabilities, labels):
+    """Mean over questions of the entropy of the option probabilities, in nats.
+
+    The labels change nothing, as in :func:`mean_confidence`.
+
+    Parameters
+    ----------
+    probabilities : array_like ``[..., questions, options]``
+    labels : array_like of int ``[questions]``
+
+    Returns
+    -------
+    float, or float64 array of the leading shape, 0 to log(options)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`calib.metrics.check`.
+
+    Examples
+    --------
+    >>> round(entropy([[0.5, 0.5], [1.0, 0.0]], [0, 0]), 6)
+    0.346574
+    """
+    return _mean("entropy", probabilities, labels)
 
 
 def auroc(probabilities, labels):

@@ -1,0 +1,220 @@
+"""The neurons of an MLP: what each writes, and whether it could change confidence and nothing else.
+
+An *entropy neuron* [1]_ has a long output vector that hardly points to any token: it lies in the
+effective null space of the unembedding and acts through the final norm. These are the measures by
+which such neurons are found; :mod:`calib.mechanisms.ablation` shows what they do.
+
+References
+----------
+.. [1] Stolfo et al., "Confidence regulation neurons in language models", NeurIPS 2024.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import attrgetter
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers.pytorch_utils import Conv1D
+
+from calib.batches import plan_batches
+from calib.mechanisms.blocks import Block, find_blocks
+from calib.mechanisms.null_space import unembedding_null_space
+from calib.mechanisms.readout import readout_of, take_apart
+from calib.models import Model
+from calib.prompts import prepare
+from calib.tracing import can_share, pad_right, read_batches
+
+
+def describe_neurons(
+    model: Model, layer: int, *, k: int | None = None, tokens=None, unigram=None
+) -> pd.DataFrame:
+    """Measures of every neuron's output vector against the unembedding.
+
+    Parameters
+    ----------
+    layer : int
+        The layer that the block ends in, 1 to L; entropy neurons are known from the last.
+    k : int, optional
+        Dimensions of the effective null space; by the rule of
+        :func:`calib.mechanisms.null_space.unembedding_null_space` if not given.
+    tokens : list of int, optional
+        Only these rows of the unembedding, such as the option letters'.
+    unigram : array_like ``[tokens]``, optional
+        How often each token occurs; every count or probability above 0.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a neuron.
+
+        - ``norm``: length of its output vector;
+        - ``logit_var``: variance over the tokens of the cosines between it and the rows of the
+          unembedding, 0 to 1; small where no token is favoured;
+        - ``rho``: share of its length in the null space, 0 to 1;
+        - ``frequency``, with ``unigram``: cosine of what it adds to the logits with the
+          *token-frequency direction*, the log-frequencies less their mean; -1 to 1, positive where
+          it pushes towards the unigram distribution.
+
+    Raises
+    ------
+    ValueError
+        If the layer does not exist or its MLP has no neurons that write through one linear map, as
+        in a mixture of experts; if there are not as many counts as tokens, or one is not above 0;
+        and as :func:`calib.mechanisms.blocks.find_blocks`.
+
+    Notes
+    -----
+    Where a norm follows the MLP, its gain is folded into the output vectors; what it divides by
+    depends on all neurons together, and is left out.
+
+    Examples
+    --------
+    >>> from calib import open_model
+    >>> neurons = describe_neurons(open_model("almanac"), layer=8)
+    >>> len(neurons), list(neurons.columns)
+    (384, ['norm', 'logit_var', 'rho'])
+    """
+    block = neuron_block(model, layer)
+    readout = readout_of(model, tokens)
+    frequency = None if unigram is None else _frequency_direction(unigram, len(readout.rows))
+    null_space = unembedding_null_space(model, k, tokens).basis
+    _, post = modules_of(model, block, layer)
+    vectors = block.factor * output_vectors(model, block, layer)  # [neurons, d_model]
+    if post is not None:
+        vectors = vectors * take_apart(post, model.d_model, vectors)[0].to(vectors)
+    norm = vectors.norm(dim=1)
+    long_enough = norm.clamp_min(1e-30)
+    rows = readout.rows.to(vectors)
+    units = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    of_vocabulary = [part @ units.T for part in (vectors / long_enough[:, None]).split(256)]
+    null_space = torch.tensor(null_space).to(vectors)
+    columns = {
+        "norm": norm,
+        "logit_var": torch.cat([cosines.var(dim=1, correction=0) for cosines in of_vocabulary]),
+        "rho": (vectors @ null_space.T).norm(dim=1) / long_enough,
+    }
+    if frequency is not None:
+        contrasts = readout.contrasts.to(vectors)
+        logits = (part @ contrasts.T for part in vectors.split(256))
+        columns["frequency"] = torch.cat([_cosine(some, frequency.to(some)) for some in logits])
+    columns = {name: column.double().cpu().numpy() for name, column in columns.items()}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(norm), name="neuron"))
+
+
+def read_activations(
+    model: Model,
+    questions: Dataset,
+    layer: int,
+    *,
+    shots: int = 0,
+    exemplars: Dataset | None = None,
+    batch_tokens: int = 8192,
+) -> np.ndarray:
+    """Activations of an MLP's neurons at the answer position, after the gate if there is one.
+
+    Parameters
+    ----------
+    layer : int
+        The layer that the block ends in, 1 to L.
+    shots, exemplars, batch_tokens
+        As in :func:`calib.reading.read_layers`.
+
+    Returns
+    -------
+    float32 array ``[questions, neurons]``
+
+    Raises
+    ------
+    ValueError
+        As :func:`describe_neurons` and :func:`calib.reading.read_layers`.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model
+    >>> questions = load_questions("almanac", "validation", limit=20)
+    >>> read_activations(open_model("almanac"), questions, layer=8).shape
+    (20, 384)
+    """
+    block = neuron_block(model, layer)
+    _, prompts = prepare(model.tokenizer, questions, shots, exemplars)
+    share = shots > 0 and can_share(model)
+    batches = plan_batches(prompts, questions["subject"], batch_tokens, model.context, share)
+    read = partial(read_neurons, model, block, layer)
+    activations = np.empty((len(prompts), len(output_vectors(model, block, layer))), np.float32)
+    for rows, found in read_batches(model, prompts, batches, read, None):
+        activations[rows] = found["activations"]
+    return activations
+
+
+def neuron_block(model: Model, layer: int) -> Block:
+    """The block that ends in a layer, if its MLP has neurons; else ValueError."""
+    blocks = find_blocks(model)
+    if not 1 <= layer <= model.n_layers:
+        raise ValueError(
+            f"layer is {layer}; it is the layer that a block ends in, from 1 to {model.n_layers}"
+        )
+    block = blocks[layer - 1]
+    down, _ = modules_of(model, block, layer)
+    if not isinstance(down, torch.nn.Linear | Conv1D):
+        raise ValueError(
+            f"the MLP of layer {layer} of {model.architecture} is a {type(down).__name__}, which "
+            "does not write through one linear map, so there is no basis of neurons to take apart; "
+            "read_ledger shows what it does as a whole"
+        )
+    return block
+
+
+def modules_of(model: Model, block: Block, layer: int):
+    """The linear map that a block's neurons write through, and the norm after it or None."""
+    module = attrgetter(model.layers)(model.module)[layer - 1]
+    post = None if block.mlp == block.down else attrgetter(block.mlp)(module)
+    return attrgetter(block.down)(module), post
+
+
+def output_vectors(model: Model, block: Block, layer: int) -> torch.Tensor:
+    """What the linear map gives for each neuron alone at 1, float32 ``[neurons, d_model]``."""
+    down, _ = modules_of(model, block, layer)
+    weight = down.weight if isinstance(down, Conv1D) else down.weight.T
+    return weight.detach().float()
+
+
+def read_neurons(model: Model, block: Block, layer: int, prompts, beginning=None):
+    """Activations, what the linear map gives, and the stream after the block, at the last token."""
+    inputs, last = pad_right(prompts, model.device, beginning)
+    n, rows, in_tuple = len(prompts), torch.arange(len(prompts)), model.tuple_output
+    traced = model.part("layers")[layer - 1]
+    down = attrgetter(block.down)(traced)
+    with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
+        neurons, written = down.input, down.output
+        # Some architectures run all tokens of a batch as one sequence here.
+        neurons = neurons.reshape(n, -1, neurons.shape[-1])[rows, last].float().save()
+        written = written.reshape(n, -1, written.shape[-1])[rows, last].float().save()
+        output = traced.output
+        stream = (output[0] if in_tuple else output)[rows, last].float().save()
+    return {"activations": neurons, "written": written, "stream": stream}
+
+
+def _frequency_direction(unigram, n_tokens):
+    counts = np.asarray(unigram, dtype=np.float64)
+    if counts.shape != (n_tokens,):
+        raise ValueError(
+            f"unigram has shape {counts.shape}; there must be one count for each of the {n_tokens} "
+            "tokens"
+        )
+    if not (np.isfinite(counts).all() and (counts > 0).all()):
+        at = int((~(counts > 0) | ~np.isfinite(counts)).argmax())
+        raise ValueError(
+            f"unigram[{at}] is {counts[at]}; every count must be above 0 to have a logarithm: add "
+            "1 to all counts, or leave tokens out with tokens="
+        )
+    logs = np.log(counts)
+    return torch.from_numpy(logs - logs.mean())
+
+
+def _cosine(rows, vector):
+    lengths = rows.norm(dim=1) * vector.norm()
+    return rows @ vector / lengths.clamp_min(1e-30)

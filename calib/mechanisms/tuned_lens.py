@@ -1,0 +1,201 @@
+"""The tuned lens: a translator for each layer, trained to say what the last layer will say.
+
+The logit lens reads a layer as if it were the last, and garbles what is written in another form. A
+tuned lens [1]_ first translates: the stream h of a layer becomes h + A h + b, with a matrix and a
+vector of its own, and then goes through the final norm and unembedding. What a layer still lacks
+through it is more likely missing in the layer.
+
+It is trained to imitate, so it can itself do what the upper layers do, if that is affine: lower all
+confidences, for one. Set a lens that only has a temperature beside it.
+
+After [1]_, with these differences: trained at the answer position and on the option letters, as
+everything here is read there; by L-BFGS, stopped early on questions held out.
+
+References
+----------
+.. [1] Belrose et al., "Eliciting latent predictions from transformers with the tuned lens",
+   arXiv 2303.08112, 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+
+from calib.directions import ENOUGH, scale_of
+from calib.mechanisms.readout import Readout, readout_of
+from calib.models import Model
+from calib.origin import digest_of
+from calib.prompts import option_tokens
+from calib.reading import read_layers
+
+PATIENCE = 10  # rounds without a better fit to the held-out questions
+
+
+@dataclass(frozen=True, eq=False)
+class TunedLens:
+    """A translator for every layer; that of the last does nothing.
+
+    Attributes
+    ----------
+    matrices : float32 tensor ``[layers + 1, d_model, d_model]``
+    shifts : float32 tensor ``[layers + 1, d_model]``
+    fit : pandas.DataFrame
+        One row a layer: ``logit_lens`` and ``tuned_lens``, the mean Kullback-Leibler divergence
+        (nats) of what each reads from what the last layer says, on the held-out questions.
+    """
+
+    matrices: torch.Tensor
+    shifts: torch.Tensor
+    fit: pd.DataFrame
+
+    def check(self, model: Model) -> None:
+        """Refuse a model with other layers or another width; ValueError says how they differ."""
+        shape = (model.n_layers + 1, model.d_model)
+        if self.shifts.shape != shape:
+            raise ValueError(
+                f"the lens is for {len(self.shifts) - 1} layers of width {self.shifts.shape[1]}, "
+                f"{model.name} has {model.n_layers} of width {model.d_model}; fit one on this model"
+            )
+
+    def describe(self) -> str:
+        """As a Reading's origin carries it."""
+        return "tuned lens " + digest_of([self.matrices.cpu().numpy(), self.shifts.cpu().numpy()])
+
+
+def fit_tuned_lens(
+    model: Model,
+    questions: Dataset,
+    *,
+    held_out: float = 0.2,
+    max_rounds: int = 100,
+    seed: int = 0,
+    **settings,
+) -> TunedLens:
+    """Train a tuned lens on the calibration split.
+
+    Each layer's translator starts at zero, as the logit lens, and the best one is kept by its fit
+    to the held-out questions, on which it is therefore never worse than the logit lens.
+
+    Parameters
+    ----------
+    questions : datasets.Dataset
+        Of the calibration split. Questions of the same text are held out together.
+    held_out : float
+        Share of the texts to stop by, between 0 and 1.
+    max_rounds : int
+        Of L-BFGS, of two steps each.
+    seed : int
+        Draws what is held out.
+    **settings
+        Of :func:`calib.reading.read_layers`, which the streams of all layers are read with: 4 bytes
+        for each question, layer and dimension.
+
+    Returns
+    -------
+    TunedLens
+        Of (d_model + 1) · d_model numbers a layer.
+
+    Raises
+    ------
+    ValueError
+        If the model is remote, ``held_out`` is out of range or leaves fewer than 20 questions to
+        train on or to stop by, and as :func:`calib.reading.read_layers`.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model
+    >>> model = open_model("almanac")
+    >>> calibration = load_questions("almanac", "validation", limit=200)
+    >>> lens = fit_tuned_lens(model, calibration, max_rounds=3)
+    >>> bool((lens.fit.tuned_lens <= lens.fit.logit_lens).all())
+    True
+    >>> read_layers(model, load_questions("almanac", limit=5), lens=lens).logits.shape
+    (5, 9, 4)
+    """
+    readout_of(model, [0])  # refuses a remote model, before any question is asked
+    held = _hold_out(questions, held_out, seed)
+    layers = range(model.n_layers + 1)
+    reading = read_layers(model, questions, keep_residuals=layers, **settings)
+    readout = readout_of(model, option_tokens(model.tokenizer, reading.logits.shape[2]))
+    device = readout.rows.device
+    target = torch.from_numpy(reading.logits[:, -1]).to(device).log_softmax(-1)
+    matrices = torch.zeros(len(layers), model.d_model, model.d_model)
+    shifts, fit = torch.zeros(len(layers), model.d_model), []
+    for ell in layers:
+        stream, scale = torch.from_numpy(reading.residuals[ell]).to(device), scale_of(reading, ell)
+        translate = _Translator(readout, stream, target, held, scale)
+        if ell < model.n_layers:
+            matrices[ell], shifts[ell] = translate.train(max_rounds)
+        fit.append([translate.start, translate.best])
+    columns, index = ["logit_lens", "tuned_lens"], pd.Index(layers, name="layer")
+    return TunedLens(matrices, shifts, pd.DataFrame(fit, index, columns))
+
+
+class _Translator:
+    """One layer's translator, in training."""
+
+    def __init__(self, readout: Readout, stream, target, held, scale):
+        d_model = stream.shape[1]
+        self.readout, self.scale = readout, scale
+        self.parts = {
+            part: (stream[rows], target[rows]) for part, rows in (("train", ~held), ("held", held))
+        }
+        self.matrix = torch.zeros(d_model, d_model, device=stream.device, requires_grad=True)
+        self.shift = torch.zeros(d_model, device=stream.device, requires_grad=True)  # of the scale
+        self.start = self.best = self.measure()
+
+    def divergence(self, part):
+        stream, target = self.parts[part]
+        translated = stream + stream @ self.matrix.T + self.scale * self.shift
+        read = self.readout.logits(translated).log_softmax(-1)
+        return (target.exp() * (target - read)).sum(-1).mean()
+
+    def measure(self) -> float:
+        with torch.no_grad():
+            return self.divergence("held").item()
+
+    def train(self, max_rounds):
+        parameters = [self.matrix, self.shift]
+        kept, waited = [p.detach().clone() for p in parameters], 0
+        lbfgs = torch.optim.LBFGS(
+            parameters, max_iter=2, history_size=20, line_search_fn="strong_wolfe"
+        )
+
+        def loss_and_gradient():
+            lbfgs.zero_grad()
+            loss = self.divergence("train")
+            loss.backward()
+            return loss
+
+        for _ in range(max_rounds):
+            lbfgs.step(loss_and_gradient)
+            now = self.measure()
+            waited += 1
+            if now < self.best:
+                kept, waited = [p.detach().clone() for p in parameters], 0
+                self.best = now
+            elif waited == PATIENCE:
+                break
+        return kept[0], self.scale * kept[1]
+
+
+def _hold_out(questions, share, seed) -> torch.Tensor:
+    """Which questions to stop by, as a mask: a share of the texts with all their questions."""
+    if not 0 < share < 1:
+        raise ValueError(f"held_out is {share}; it is a share of the questions, between 0 and 1")
+    texts = np.array(questions["question"])
+    unique = np.unique(texts)
+    some = np.random.default_rng(seed).permutation(unique)[: round(share * len(unique))]
+    held = np.isin(texts, some)
+    for what, count in (("train on", (~held).sum()), ("stop by", held.sum())):
+        if count < ENOUGH:
+            raise ValueError(
+                f"{count} of {len(held)} questions are left to {what}; at least {ENOUGH} are "
+                "needed: use more questions or another held_out"
+            )
+    return torch.from_numpy(held)
