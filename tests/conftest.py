@@ -8,8 +8,41 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Error, sync_playwright
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
+BOOK_READERS = ("test_book_numbers.py", "test_pages.py")
+
+# The tests' two processes share the processor: one thread for each, and for each that they start,
+# the book's kernels too. Set here, before torch and numpy are imported: they look once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """The tests that read the book go first: nothing takes as long as building it."""
+    items.sort(key=lambda item: item.path.name not in BOOK_READERS)
+
+
+def pytest_runtest_setup(item):
+    if "book" in item.fixturenames and item.path.name not in BOOK_READERS:
+        pytest.fail(f"{item.path.name} reads the book: name it in BOOK_READERS", pytrace=False)
+
+
+class BookAside(LoadScopeScheduling):
+    """One process builds the book and reads it, the other tests the library meanwhile.
+
+    Each file's tests stay in one process, so that what its fixtures compute is computed once.
+    (Not by ``--dist loadgroup``: xdist 3.8 silently ignores groups under pytest 9.2, see
+    https://github.com/pytest-dev/pytest-xdist/issues/1386.)
+    """
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return "book" if file.endswith(BOOK_READERS) else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return BookAside(config, log)
 
 
 @pytest.fixture(scope="session")

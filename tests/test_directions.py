@@ -307,9 +307,9 @@ def test_a_push_along_it_is_a_temperature_and_the_best_there_is(layer):
 
 def test_the_null_space_of_the_planted_model_is_what_no_letter_reads():
     space = unembedding_null_space(planted_model(), 8)
-    np.testing.assert_allclose(space.shares, [0] * 5 + [1 / 3] * 3, atol=1e-12)
+    np.testing.assert_allclose(space.shares, [0] * 5 + [1 / 3] * 3, atol=1e-6)
     kept = np.diag([0, 0, 0, 1, 1, 1, 1, 1])
-    np.testing.assert_allclose(space.basis[:5].T @ space.basis[:5], kept, atol=1e-12)
+    np.testing.assert_allclose(space.basis[:5].T @ space.basis[:5], kept, atol=1e-6)
 
 
 # By gradient, in small random models

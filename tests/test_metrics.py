@@ -24,6 +24,7 @@ NUMBERS = {
     "signed_gap": metrics.signed_gap,
     "nll": metrics.nll,
     "brier": metrics.brier,
+    "entropy": metrics.entropy,
     "auroc": metrics.auroc,
     "ece": metrics.ece,
     "mce": metrics.mce,
@@ -147,6 +148,8 @@ def test_scores_by_hand():
     assert metrics.nll(p, labels) == pytest.approx((log(2) + log(10) + log(2)) / 3)
     # .25 + .09 + .04; .01 + .64 + .81; .0625 + .0625 + .25
     assert metrics.brier(p, labels) == pytest.approx((0.38 + 1.46 + 0.375) / 3)
+    # .5 log 2 + .3 log 10/3 + .2 log 5; .2 log 10 + .8 log 5/4; log 2 / 2 + log 4 / 2
+    assert metrics.entropy(p, labels) == pytest.approx((1.029653 + 0.639032 + 1.039721) / 3)
     assert metrics.auroc(p, labels) == 0
 
 
@@ -159,6 +162,14 @@ def test_first_of_equal_options_is_the_answer():
 def test_nll_of_an_option_ruled_out_is_infinite():
     assert metrics.nll([[1.0, 0.0], [0.5, 0.5]], [1, 0]) == inf
     assert str(metrics.nll([[1.0, 0.0]], [0])) == "0.0"  # of a certain one 0, and not -0
+
+
+def test_entropy_is_the_logarithm_of_equal_options_and_nothing_of_a_certain_one():
+    assert metrics.entropy([[0.25] * 4], [3]) == pytest.approx(log(4), abs=1e-15)
+    assert str(metrics.entropy([[0.0, 1.0, 0.0]], [0])) == "0.0"  # and not -0
+    found = metrics.bootstrap([[0.25] * 4, [0, 0, 1, 0]], [0, 2], ["entropy"], n_resamples=500)
+    assert found["entropy"].value == pytest.approx(log(4) / 2)
+    assert (found["entropy"].low, found["entropy"].high) == pytest.approx((0, log(4)))
 
 
 def test_ece_with_confidence_exactly_one():
@@ -303,6 +314,7 @@ def test_one_question():
             "signed_gap": 0.75,
             "nll": log(4),
             "brier": 2 * 0.75**2,
+            "entropy": log(4) - 0.75 * log(3),
             "ece": 0.75,
             "mce": 0.75,
             "classwise_ece": 0.75,

@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import ROOT, Visit
 
-CHAPTERS = ("reliability", "asking", "layers", "direction", "temperature", "own")
+CHAPTERS = ("reliability", "asking", "layers", "direction", "temperature", "mechanisms", "own")
 PAGES = ("index", *CHAPTERS, "glossary", "bibliography")
 
 

@@ -1,15 +1,10 @@
-"""Subspaces: components by hand, what the unembedding does not read, the correction restored."""
-
-from operator import attrgetter
+"""Subspaces: components by hand, what lies in them, the correction restored."""
 
 import numpy as np
 import pytest
 import torch
-from architectures import CONFIGS, D_MODEL, TOKENIZER, random_module
-from planted import planted_model
-from transformers import AutoModelForCausalLM, OlmoConfig
+from architectures import TOKENIZER
 
-from calib.architectures import find_part
 from calib.directions import Direction
 from calib.lenses import lens
 from calib.models import open_model
@@ -17,12 +12,11 @@ from calib.prompts import option_tokens
 from calib.questions import load_questions
 from calib.reading import Reading, read_layers
 from calib.subspaces import (
-    _linear_part,
+    Subspace,
     correction_components,
     principal_components,
     random_subspace,
     restore_correction,
-    unembedding_null_space,
 )
 
 LETTERS = option_tokens(TOKENIZER, 4)
@@ -132,6 +126,16 @@ def test_a_projection_changes_nothing_the_second_time():
     np.testing.assert_array_equal(space.project(vectors), once)
 
 
+def test_how_much_of_a_vector_lies_in_it_by_hand():
+    """(1, 1, 1) has .6 + .8 on the first axis and 1 on the second, squared 1.96 + 1, of 3."""
+    line = Subspace(np.array([[0.6, 0.8, 0]]), np.ones(1), "line")
+    vectors = np.array([[[3, 4, 0], [4, -3, 0]], [[1, 0, 0], [0, 5, -5]]], dtype=np.float32)
+    np.testing.assert_allclose(line.share_of(vectors), [[1, 0], [0.36, 0.32]], atol=1e-15)
+    np.testing.assert_allclose(line.share_of(-7 * vectors[1]), [0.36, 0.32], atol=1e-15)
+    plane = Subspace(np.array([[0.6, 0.8, 0], [0, 0, 1]]), np.ones(2), "plane")
+    assert plane.share_of([1, 1, 1]) == pytest.approx(2.96 / 3)
+
+
 @pytest.mark.parametrize("k", [1, 4, 12])
 def test_a_random_subspace_is_orthonormal_and_its_shares_are_what_to_expect(k):
     space = random_subspace(k, 12, seed=3)
@@ -147,124 +151,6 @@ def test_a_random_subspace_is_orthonormal_and_its_shares_are_what_to_expect(k):
 def test_more_dimensions_than_the_stream_has_are_refused(k):
     with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 12, the width"):
         random_subspace(k, 12, seed=0)
-
-
-# The unembedding's null space
-
-
-def norm_of(module):
-    return module.get_submodule(find_part(module, "norm", "this"))
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_linear_part_is_all_that_the_norm_does_but_for_a_length(name):
-    norm, rng = norm_of(random_module(name)), np.random.default_rng(0)
-    x = rng.normal(size=(20, D_MODEL)) * rng.uniform(0.5, 5, size=(20, 1)) + rng.normal(
-        size=(20, 1)
-    )
-    linear = x @ _linear_part(norm, D_MODEL, next(norm.parameters())).T
-    with torch.no_grad():
-        normed, at_zero = (norm(torch.tensor(a).float()).double() for a in (x, np.zeros_like(x)))
-    effect = (normed - at_zero).numpy()
-    length = (effect * linear).sum(axis=1) / (linear**2).sum(axis=1)
-    assert (length > 0).all()
-    np.testing.assert_allclose(effect, length[:, None] * linear, atol=1e-4)
-    # And the length is that of the stream, an entry: about its mean where the norm removes it.
-    centred = x - x.mean(axis=1, keepdims=True)
-    lengths = [1 / np.sqrt((a**2).mean(axis=1)) for a in (x, centred)]
-    assert min(np.abs(length - one).max() for one in lengths) < 1e-4
-
-
-def zero_columns(model, columns):
-    with torch.no_grad():
-        attrgetter(model.unembedding)(model.module).weight[:, columns] = 0
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
-def test_the_null_space_is_the_axes_that_the_unembedding_does_not_read(name):
-    model = open_model((random_module(name), TOKENIZER))
-    zero_columns(model, [7, 20, 41])
-    space = unembedding_null_space(model, D_MODEL)
-    orthonormal(space.basis)
-    assert space.shares[:3].max() < 1e-12 < 1e-6 < space.shares[3]
-    assert (np.diff(space.shares) >= 0).all()
-    assert space.shares.sum() == pytest.approx(1)
-    kept = np.zeros(D_MODEL)
-    kept[[7, 20, 41]] = 1
-    np.testing.assert_allclose(space.basis[:3].T @ space.basis[:3], np.diag(kept), atol=1e-6)
-
-
-@pytest.mark.parametrize(("name", "no_gain"), [("llama", 0.0), ("gemma2", -1.0)])
-def test_an_axis_that_the_norm_gives_no_gain_is_null(name, no_gain):
-    """Gemma's norm adds 1 to its weight: what is 0 there is a gain of 1."""
-    model = open_model((random_module(name), TOKENIZER))
-    with torch.no_grad():
-        norm_of(model.module).weight[[3, 9]] = torch.tensor([no_gain, -1.0 - no_gain])
-    space = unembedding_null_space(model, 2)
-    np.testing.assert_allclose(np.abs(space.basis[0]), np.eye(D_MODEL)[3], atol=1e-6)
-    assert space.shares[0] < 1e-12 < 1e-6 < space.shares[1]
-
-
-def test_a_layer_norm_hides_the_mean_of_the_stream():
-    """Whatever its gain. Of two axes that the unembedding does not read, only their difference is
-    null besides: their sum moves the mean, and with it what is read of all others."""
-    model = open_model((random_module("gpt2"), TOKENIZER))
-    ones = np.full(D_MODEL, D_MODEL**-0.5)
-    whole = unembedding_null_space(model, 2)
-    np.testing.assert_allclose(np.abs(whole.basis[0]), ones, atol=1e-5)
-    assert whole.shares[0] < 1e-12 < 1e-6 < whole.shares[1]
-    zero_columns(model, [7, 20])
-    difference = (np.eye(D_MODEL)[7] - np.eye(D_MODEL)[20]) * 0.5**0.5
-    space = unembedding_null_space(model, 3)
-    assert space.shares[1] < 1e-12 < 1e-6 < space.shares[2]
-    plane = np.outer(ones, ones) + np.outer(difference, difference)
-    np.testing.assert_allclose(space.basis[:2].T @ space.basis[:2], plane, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi"])
-def test_a_step_into_the_null_space_only_scales_what_the_lens_reads(name):
-    """Less the lens of nothing, which holds the biases."""
-    module = random_module(name)
-    module.config.final_logit_softcapping = None
-    model = open_model((module, TOKENIZER))
-    zero_columns(model, [7, 20])
-    step = unembedding_null_space(model, 1).basis[0] * 30
-    x = np.random.default_rng(0).normal(size=(5, D_MODEL))
-    still, stepped, nothing = (
-        lens(model, torch.tensor(a).float()).double().numpy() for a in (x, x + step, 0 * x)
-    )
-    still, stepped = still - nothing, stepped - nothing
-    scale = (still * stepped).sum(axis=1) / (still**2).sum(axis=1)
-    assert (0 < scale).all() and (scale < 1.001).all()
-    np.testing.assert_allclose(stepped, scale[:, None] * still, atol=1e-4)
-
-
-def test_shares_are_of_the_unembedding_with_the_gain_by_hand():
-    """The planted model's letters read three axes, alike; a gain of 2 on the first makes it 4."""
-    model = planted_model()
-    with torch.no_grad():
-        norm_of(model.module).weight[0] = 2
-    shares = unembedding_null_space(model, 8).shares
-    np.testing.assert_allclose(shares, [0, 0, 0, 0, 0, 1 / 6, 1 / 6, 4 / 6], atol=1e-12)
-
-
-def test_a_norm_without_weights_has_a_null_space_too():
-    torch.manual_seed(0)
-    config = OlmoConfig(
-        vocab_size=len(TOKENIZER), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    space = unembedding_null_space(
-        open_model((AutoModelForCausalLM.from_config(config), TOKENIZER)), 1
-    )
-    np.testing.assert_allclose(np.abs(space.basis[0]), np.full(16, 0.25), atol=1e-6)
-
-
-@pytest.mark.parametrize("k", [0, 65])
-def test_a_null_space_of_no_or_too_many_dimensions_is_refused(k):
-    model = open_model((random_module("llama"), TOKENIZER))
-    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 64, the width"):
-        unembedding_null_space(model, k)
 
 
 # The correction restored, in the laboratory's model

@@ -5,6 +5,7 @@ rather than legends, light backgrounds that stay readable in a dark page.
 """
 
 from calib.figures.layers import mark_phases, plot_metric, plot_phases
+from calib.figures.mechanisms import ROUTES, plot_ledger
 from calib.figures.reliability import animate_reliability, plot_reliability, to_player
 from calib.figures.steering import plot_changes, plot_map
 from calib.figures.style import COLORS, NAMES, STYLE, plot_band, spread_labels, use_style, wilson
@@ -12,11 +13,13 @@ from calib.figures.style import COLORS, NAMES, STYLE, plot_band, spread_labels, 
 __all__ = [
     "COLORS",
     "NAMES",
+    "ROUTES",
     "STYLE",
     "animate_reliability",
     "mark_phases",
     "plot_band",
     "plot_changes",
+    "plot_ledger",
     "plot_map",
     "plot_metric",
     "plot_phases",

@@ -23,6 +23,7 @@ NAMES = {
     "mce": "MCE",
     "nll": "NLL (nats)",
     "brier": "Brier score",
+    "entropy": "entropy (nats)",
     "auroc": "AUROC of confidence",
     "truth": "correlation with the truth",
 }

@@ -151,8 +151,8 @@ def ablate_neurons(
     else:
         after = partial(_push, model, tokens, layer)
     chunks = [groups[i : i + step] for i in range(0, len(groups), step)]
-    read = partial(_read_ablated, model, block, layer, readout_of(model, tokens), changes, chunks)
-    read = partial(read, after)
+    readout = readout_of(model, tokens)
+    read = partial(_read_ablated, model, block, layer, readout, changes, chunks, after)
     shape = len(groups), len(prompts), len(tokens)
     total, direct = np.empty(shape, np.float32), np.empty(shape, np.float32)
     intact = np.empty(shape[1:], np.float32)

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from calib.directions import ENOUGH, scale_of
 from calib.mechanisms.readout import Readout, readout_of
@@ -61,6 +62,17 @@ class TunedLens:
                 f"the lens is for {len(self.shifts) - 1} layers of width {self.shifts.shape[1]}, "
                 f"{model.name} has {model.n_layers} of width {model.d_model}; fit one on this model"
             )
+
+    def save(self, file) -> None:
+        """Write the lens into one safetensors file."""
+        fit = torch.tensor(self.fit.to_numpy())
+        save_file({"matrices": self.matrices, "shifts": self.shifts, "fit": fit}, file)
+
+    @classmethod
+    def load(cls, file, device="cpu") -> TunedLens:
+        """Read what :meth:`save` wrote; onto the device of the model's unembedding."""
+        found = load_file(file, device=str(device))
+        return cls(found["matrices"], found["shifts"], _as_table(found["fit"].cpu().numpy()))
 
     def describe(self) -> str:
         """As a Reading's origin carries it."""
@@ -124,16 +136,15 @@ def fit_tuned_lens(
     readout = readout_of(model, option_tokens(model.tokenizer, reading.logits.shape[2]))
     device = readout.rows.device
     target = torch.from_numpy(reading.logits[:, -1]).to(device).log_softmax(-1)
-    matrices = torch.zeros(len(layers), model.d_model, model.d_model)
-    shifts, fit = torch.zeros(len(layers), model.d_model), []
+    matrices = torch.zeros(len(layers), model.d_model, model.d_model, device=device)
+    shifts, fit = torch.zeros(len(layers), model.d_model, device=device), []
     for ell in layers:
         stream, scale = torch.from_numpy(reading.residuals[ell]).to(device), scale_of(reading, ell)
         translate = _Translator(readout, stream, target, held, scale)
         if ell < model.n_layers:
             matrices[ell], shifts[ell] = translate.train(max_rounds)
         fit.append([translate.start, translate.best])
-    columns, index = ["logit_lens", "tuned_lens"], pd.Index(layers, name="layer")
-    return TunedLens(matrices, shifts, pd.DataFrame(fit, index, columns))
+    return TunedLens(matrices, shifts, _as_table(fit))
 
 
 class _Translator:
@@ -157,7 +168,7 @@ class _Translator:
 
     def measure(self) -> float:
         with torch.no_grad():
-            return self.divergence("held").item()
+            return max(self.divergence("held").item(), 0.0)  # rounding may pass 0
 
     def train(self, max_rounds):
         parameters = [self.matrix, self.shift]
@@ -182,6 +193,10 @@ class _Translator:
             elif waited == PATIENCE:
                 break
         return kept[0], self.scale * kept[1]
+
+
+def _as_table(fit):
+    return pd.DataFrame(fit, columns=["logit_lens", "tuned_lens"]).rename_axis("layer")
 
 
 def _hold_out(questions, share, seed) -> torch.Tensor:
