@@ -34,6 +34,7 @@ WRITERS = {
         "attention.dense",
         "attn.c_proj",
         "attn.out_proj",
+        "attn.attention.out_proj",
         "self_attention.dense",
     ),
     "mlp": (
@@ -44,6 +45,7 @@ WRITERS = {
         "mlp.fc_out",
         "fc2",
         "mlp",
+        "block_sparse_moe",
     ),
 }
 # The norms that come after these maps in blocks that have the second of them. Elsewhere the name of

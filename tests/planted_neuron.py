@@ -64,7 +64,6 @@ def planted_neuron_model():
             (token,) = TOKENIZER(f" {word}")["input_ids"]
             embedding[token, :3] = corner
         embedding[ids[0][-1], STILL] = 2
-        embedding[1, 6] = 1  # so that blocks are proved on a stream that is not all zeros
         first.self_attn.v_proj.weight[:3, :3] = torch.eye(3)
         # Of n_tokens that count alike, one holds the corner, divided by its root mean square.
         corner_of = n_tokens * (3 / WIDTH) ** 0.5 * torch.eye(3)

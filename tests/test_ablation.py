@@ -239,8 +239,11 @@ def expected(name, layer, questions, values, shots=0, **changes):
     return np.stack(total), intact
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [(name, layer) for name in CONFIGS for layer in (2, 3)]
+    + [("llama", 1), ("gpt_neox", 1), ("bloom", 1)],
+)
 def test_ablation_is_the_models_own_pass_with_the_neurons_held(name, layer, questions, passes):
     values = constants(n_neurons(name))
     ablation = ablate_neurons(opened(name), questions, layer, values, GROUPS)
@@ -424,15 +427,15 @@ NOT_FINITE = np.where(np.arange(96) < 7, 0, np.nan)
         ((2, np.zeros(64)), r"instead has shape \(64,\); the layer has 96 neurons, and each needs"),
         ((2, np.zeros((96, 1))), r"instead has shape \(96, 1\); the layer has 96 neurons"),
         ((2, 0.0), r"instead has shape \(\); the layer has 96 neurons"),
-        ((2, NOT_FINITE), r"instead\[7\] is nan; every constant must be finite"),
-        ((2, -np.inf * np.ones(96)), r"instead\[0\] is -inf; every constant must be finite"),
+        ((2, NOT_FINITE), r"instead\[7\] is nan; it must be finite"),
+        ((2, -np.inf * np.ones(96)), r"instead\[0\] is -inf; it must be finite"),
         (
             (2, np.zeros(96), [[1], []]),
             r"group 1 is \[\]; it must hold at least one neuron and none",
         ),
         ((2, np.zeros(96), [[1, 2, 1]]), r"group 0 is \[1, 2, 1\]; .* at least one .* none twice"),
-        ((2, np.zeros(96), [[1], [4, 96]]), "group 1 holds neuron 96; they run from 0 to 95"),
-        ((2, np.zeros(96), [[1], [-1, 4]]), r"group 1 .*-1"),
+        ((2, np.zeros(96), [[1], [4, 96]]), r"group 1 is \[4, 96\]; neurons run from 0 to 95"),
+        ((2, np.zeros(96), [[1], [-1, 4]]), r"group 1 is \[-1, 4\]; neurons run from 0 to 95"),
         ((2, np.zeros(96), []), "no groups to ablate; leave groups out to ablate every neuron"),
     ],
 )
@@ -451,6 +454,12 @@ def test_a_wrong_request_is_refused_before_the_model_answers(arguments, message,
 def test_what_read_layers_refuses_is_refused(settings, message, unused, questions):
     with pytest.raises(ValueError, match=message):
         ablate_neurons(unused, questions, 2, np.zeros(96), **settings)
+
+
+@pytest.mark.parametrize("groups", [[3, 7], [[1.7]], ["a"]])
+def test_groups_that_are_none_are_refused(groups, unused, questions):
+    with pytest.raises(TypeError, match=r"it must be groups of neurons' numbers, such as \[\[0,"):
+        ablate_neurons(unused, questions, 2, np.zeros(96), groups)
 
 
 def test_a_remote_model_is_refused(questions):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from architectures import CONFIGS, D_MODEL, N_LAYERS, TOKENIZER, _llama
+from planted import planted_model
 from planted_neuron import (
     blocks_of,
     module_of,
@@ -12,7 +13,7 @@ from planted_neuron import (
     questions_of_lengths,
     seen,
 )
-from transformers import AutoModelForCausalLM, JambaConfig
+from transformers import AutoModelForCausalLM, GPTNeoConfig, GptOssConfig, JambaConfig
 
 from calib.mechanisms.blocks import Block, find_blocks, read_writes
 from calib.models import open_model
@@ -200,3 +201,38 @@ def test_a_block_that_passes_on_its_normed_stream_is_refused():
     model = opened("bloom", apply_residual_connection_post_layernorm=True)
     with pytest.raises(ValueError, match=r"write is not what block [123] changes; they part"):
         find_blocks(model)
+
+
+def test_a_stream_of_zeros_is_no_reason_to_refuse():
+    """The tokens that the planted model is proved on have no embedding there."""
+    assert [block.down for block in find_blocks(planted_model())] == ["mlp.down_proj"] * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "attention", "mlp"),
+    [
+        (
+            GPTNeoConfig(
+                vocab_size=len(TOKENIZER), hidden_size=32, num_layers=2, num_heads=2,
+                attention_types=[[["global"], 2]], max_position_embeddings=512,
+                bos_token_id=0, eos_token_id=0,
+            ),
+            "attn.attention.out_proj",
+            "mlp.c_proj",
+        ),
+        (
+            GptOssConfig(
+                vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=32,
+                num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=16,
+                num_local_experts=4, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+            ),
+            "self_attn.o_proj",
+            "mlp",
+        ),
+    ],
+    ids=["gpt_neo", "gpt_oss"],
+)  # fmt: skip
+def test_other_blocks_are_found_too(config, attention, mlp):
+    torch.manual_seed(0)
+    block = find_blocks(open_model((AutoModelForCausalLM.from_config(config), TOKENIZER)))[0]
+    assert (block.attention, block.mlp) == (attention, mlp)

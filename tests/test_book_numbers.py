@@ -429,7 +429,8 @@ def test_the_upper_layers_write_for_the_answer_and_the_norm_lowers_confidence_by
     assert lies_below(limits["start_confidence"], limits["write_confidence"])
     assert lies_below(limits["norm_confidence"], limits["end_confidence"])
     for model in ("base", "tuned"):
-        assert v[f"{model}_attention_7_write_low"] > 0 < v[f"{model}_attention_8_write_low"]
+        assert v[f"{model}_attention_7_write_low"] > 0
+        assert v[f"{model}_attention_8_write_low"] > 0
 
 
 def test_one_component_stands_out_and_tuning_turned_it_down(glued):

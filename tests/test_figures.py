@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
@@ -150,3 +151,18 @@ def test_changes_stand_from_top_to_bottom_with_their_intervals():
         assert line[:, 0].tolist() == [low, high]
         assert [value] in [list(dot.get_xdata()) for dot in ax.lines if dot.get_marker() == "o"]
     plt.close(figure)
+
+
+def test_a_ledger_shows_each_route_with_its_interval():
+    columns = {
+        "write": [0.04, -0.01], "write_low": [0.03, -0.02], "write_high": [0.06, 0.01],
+        "norm": [-0.12, 0.0], "norm_low": [-0.14, -0.01], "norm_high": [-0.11, 0.02],
+    }  # fmt: skip
+    effects = pd.DataFrame(columns, index=["MLP 8", "all"])
+    ax = figures.plot_ledger(effects, "ece", plt.figure().add_subplot())
+    bars = {bar.get_label(): [b.get_width() for b in bar] for bar in ax.containers if len(bar) == 2}
+    assert bars == {"write": [0.04, -0.01], "norm": [-0.12, 0.0]}
+    drawn = [segment for lines in ax.collections for segment in lines.get_segments()]
+    ends = [tuple(np.round(segment[:, 0], 12)) for segment in drawn]
+    assert ends == [(0.03, 0.06), (-0.02, 0.01), (-0.14, -0.11), (-0.01, 0.02)]
+    assert ax.get_xlabel() == "change of ECE"

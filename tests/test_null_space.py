@@ -263,8 +263,8 @@ def reading_with(residuals, n_layers=3):
 
 
 def test_norm_shares_by_hand():
-    """.36 and 0 of two questions, of whom a quarter of the resamples draws one alone: each mean of
-    the two that can be drawn is 0, .18 or .36."""
+    """Shares of .36 and 0; the mean of a resample is 0, .18 or .36, the first and the last a
+    quarter of the time each: a wide interval reaches them, one of the middle 40 % does not."""
     residuals = {3: [[0, 5, 0], [0, 0, 2]], 1: [[3, 4, 0], [0, 0, 2]], 2: [[7, 0, 0], [-1, 0, 0]]}
     reading = reading_with({ell: np.array(r, np.float32) for ell, r in residuals.items()})
     found = norm_shares(reading, axes(3, 0))
@@ -405,3 +405,25 @@ def test_nothing_is_removed_without_a_readout(planted):
         remove_subspace(replace(model, remote=True), reading, axes(8, AXIS), LETTERS)
     with pytest.raises(ValueError, match=r"tokens is \[\]; it must be at least one"):
         remove_subspace(model, reading, axes(8, AXIS), [])
+
+
+def test_one_token_has_no_spectrum():
+    model = open_model((random_module("llama"), TOKENIZER))
+    with pytest.raises(ValueError, match=r"tokens is \[5\]; a softmax over one token sees nothing"):
+        unembedding_null_space(model, 3, tokens=[5])
+
+
+def test_letters_may_be_given_as_an_array():
+    model = open_model((random_module("llama"), TOKENIZER))
+    given = [singular_values(model, tokens) for tokens in ([5, 6, 7], np.array([5, 6, 7]))]
+    np.testing.assert_array_equal(*given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"level": 95}, "level is 95; it must lie"), ({"n_resamples": 0}, "n_resamples")],
+)
+def test_intervals_that_cannot_be_are_refused(settings, message):
+    reading = read_layers(planted_model(), planted_questions(3), keep_residuals=[2])
+    with pytest.raises(ValueError, match=message):
+        norm_shares(reading, random_subspace(2, 8, 0), **settings)

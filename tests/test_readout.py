@@ -278,22 +278,26 @@ class OtherNorm(torch.nn.Module):
         self.forward = forward
 
 
-@pytest.mark.parametrize(
-    "norm",
-    [
-        lambda x: x / x.abs().amax(dim=-1, keepdim=True),
-        lambda x: x / x.abs().mean(dim=-1, keepdim=True),
-        lambda x: x / x[..., :8].square().mean(dim=-1, keepdim=True).sqrt(),
-        lambda x: torch.nn.functional.rms_norm(x, x.shape[-1:]) ** 3,
-        lambda x: torch.tanh(0.5 * x),
-        lambda x: 0 * x,
-    ],
-    ids=["max", "mean of absolutes", "part of the stream", "cubed", "tanh", "zero"],
-)
+def rms(x):
+    return x.square().mean(dim=-1, keepdim=True).sqrt()
+
+
+OTHER_NORMS = {
+    "max": lambda x: x / x.abs().amax(dim=-1, keepdim=True),
+    "mean of absolutes": lambda x: x / x.abs().mean(dim=-1, keepdim=True),
+    "part of the stream": lambda x: x / rms(x[..., :8]),
+    "cubed": lambda x: (x / rms(x)) ** 3,
+    "epsilon outside the root": lambda x: x / (rms(x) + 1e-3),
+    "tanh": lambda x: torch.tanh(0.5 * x),
+    "zero": lambda x: 0 * x,
+}
+
+
+@pytest.mark.parametrize("norm", OTHER_NORMS)
 def test_a_norm_that_is_neither_is_refused(norm):
     model = opened("llama")
     readout_of(model)
-    model.module.model.norm = OtherNorm(norm)
+    model.module.model.norm = OtherNorm(OTHER_NORMS[norm])
     message = r"LlamaForCausalLM \(.*\): the final norm model.norm is neither a LayerNorm nor"
     with pytest.raises(ValueError, match=message):
         readout_of(model)

@@ -132,6 +132,8 @@ def test_how_much_of_a_vector_lies_in_it_by_hand():
     vectors = np.array([[[3, 4, 0], [4, -3, 0]], [[1, 0, 0], [0, 5, -5]]], dtype=np.float32)
     np.testing.assert_allclose(line.share_of(vectors), [[1, 0], [0.36, 0.32]], atol=1e-15)
     np.testing.assert_allclose(line.share_of(-7 * vectors[1]), [0.36, 0.32], atol=1e-15)
+    large = np.array([300, 400, 500], dtype=np.float16)  # whose squares half precision cannot hold
+    assert line.share_of(large) == pytest.approx(0.5)
     plane = Subspace(np.array([[0.6, 0.8, 0], [0, 0, 1]]), np.ones(2), "plane")
     assert plane.share_of([1, 1, 1]) == pytest.approx(2.96 / 3)
 

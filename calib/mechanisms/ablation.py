@@ -1,10 +1,9 @@
 """Ablating neurons: what confidence would be, had they said the same to every question.
 
-The activation of a neuron at the answer position is replaced by a constant, such as its mean on the
-calibration split. Nothing but the residual stream after its block changes, by a multiple of the
-neuron's output vector. So one pass serves all neurons of a layer: of the last, the changed streams
-need the final norm and the option rows alone; of a layer below, each is a branch of the prompt
-(:mod:`calib.siblings`).
+The activation of a neuron at the answer position is replaced by a constant, such as its mean. That
+changes the residual stream after its block by a multiple of the neuron's output vector. So one pass
+serves all neurons of a layer: of the last, the changed streams need the final norm and the option
+rows alone; of a layer below, each is a branch of the prompt (:mod:`calib.siblings`).
 
 The **total** effect is that of the changed stream. The **direct** effect leaves the final norm's
 length as it was [1]_: what is left of the total is the norm's.
@@ -18,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from operator import index
 
 import numpy as np
 import pandas as pd
@@ -120,6 +120,8 @@ def ablate_neurons(
 
     Raises
     ------
+    TypeError
+        If the groups are not sequences of whole numbers.
     ValueError
         If there are not as many constants as neurons or one is not finite, a group is empty or
         names a neuron twice or one that does not exist; and as
@@ -172,10 +174,7 @@ def _read_ablated(model, block, layer, readout, changes, chunks, after, prompts,
     frozen, total, direct = readout.lengths(last), [], []
     for groups in chunks:
         change = changes(found, groups)  # [batch, groups, d_model]
-        if after is None:
-            ablated = stream[:, None] + change
-        else:
-            ablated = after(change, prompts, beginning)
+        ablated = stream[:, None] + change if after is None else after(change, prompts, beginning)
         ablated = ablated.to(home)
         total.append(readout.logits(ablated).transpose(0, 1))
         direct.append(readout.logits(ablated, frozen).transpose(0, 1))
@@ -228,21 +227,24 @@ def _check(instead, groups, n_neurons):
             f"instead has shape {instead.shape}; the layer has {n_neurons} neurons, and each needs "
             "one constant"
         )
-    if not np.isfinite(instead).all():
-        at = int((~np.isfinite(instead)).argmax())
-        raise ValueError(f"instead[{at}] is {instead[at]}; every constant must be finite")
+    wrong = np.flatnonzero(~np.isfinite(instead))
+    if len(wrong):
+        raise ValueError(f"instead[{wrong[0]}] is {instead[wrong[0]]}; it must be finite")
     if groups is None:
         groups = [[neuron] for neuron in range(n_neurons)]
-    groups = tuple(tuple(int(neuron) for neuron in group) for group in groups)
+    try:
+        groups = tuple(tuple(index(neuron) for neuron in group) for group in groups)
+    except TypeError:
+        raise TypeError(
+            f"groups is {groups}; it must be groups of neurons' numbers, such as [[0, 3], [7]]"
+        ) from None
     for i, group in enumerate(groups):
-        if not group or len(set(group)) < len(group) or not 0 <= min(group) <= max(group):
+        if not group or len(set(group)) < len(group):
             raise ValueError(
                 f"group {i} is {list(group)}; it must hold at least one neuron and none twice"
             )
-        if max(group) >= n_neurons:
-            raise ValueError(
-                f"group {i} holds neuron {max(group)}; they run from 0 to {n_neurons - 1}"
-            )
+        if not 0 <= min(group) <= max(group) < n_neurons:
+            raise ValueError(f"group {i} is {list(group)}; neurons run from 0 to {n_neurons - 1}")
     if not groups:
         raise ValueError("there are no groups to ablate; leave groups out to ablate every neuron")
     return torch.from_numpy(instead), groups

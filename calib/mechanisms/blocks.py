@@ -65,7 +65,7 @@ def find_blocks(model: Model) -> list[Block]:
     found = read_writes(model, [[5, 3, 2, 7, 1]], blocks, 0, model.n_layers)
     streams, writes = found["streams"][0], found["writes"][0]
     changes, sums = streams.diff(dim=0), writes.unflatten(0, (-1, 2)).sum(dim=1)
-    off = (sums - changes).abs().amax(dim=1) / streams[1:].abs().amax(dim=1)
+    off = (sums - changes).abs().amax(dim=1) / streams[1:].abs().amax(dim=1).clamp_min(1e-30)
     if not off.max() <= TOLERANCE[model.dtype]:
         worst = int(off.argmax())
         raise ValueError(
@@ -129,6 +129,8 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, beginning=N
         for block, writers in parts:
             for writer in writers:
                 written = writer.output
+                if isinstance(written, tuple):  # some experts tell their routing too
+                    written = written[0]
                 # Some architectures run all tokens of a batch as one sequence here.
                 written = written.reshape(n, -1, width)[rows, last]
                 writes.append(written.float().cpu())

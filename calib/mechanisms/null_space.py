@@ -17,6 +17,7 @@ import torch
 from calib.directions import residuals_of
 from calib.mechanisms.readout import readout_of
 from calib.metrics.bootstrap import draw_counts, interval_of
+from calib.metrics.checks import check_count
 from calib.models import Model
 from calib.reading import Reading
 from calib.subspaces import Subspace, check_k
@@ -40,7 +41,7 @@ def singular_values(model: Model, tokens=None) -> np.ndarray:
     Raises
     ------
     ValueError
-        As :func:`calib.mechanisms.readout.readout_of`.
+        If there is only one token, and as :func:`calib.mechanisms.readout.readout_of`.
 
     Examples
     --------
@@ -113,7 +114,7 @@ def norm_shares(
     Raises
     ------
     ValueError
-        If the reading kept no residuals.
+        If the reading kept no residuals, or ``n_resamples`` or ``level`` is out of range.
 
     Examples
     --------
@@ -126,6 +127,9 @@ def norm_shares(
     """
     if not reading.residuals:
         raise ValueError("the reading kept no residuals; read again with keep_residuals=")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; it must lie between 0 and 1, such as 0.95")
+    n_resamples = check_count("n_resamples", n_resamples)
     layers = sorted(reading.residuals)
     shares = np.stack([subspace.share_of(residuals_of(reading, ell)) for ell in layers])
     counts = draw_counts(np.random.default_rng(seed), len(reading), n_resamples)
@@ -178,6 +182,8 @@ def remove_subspace(model: Model, reading: Reading, subspace: Subspace, tokens) 
 def _spectrum(model, tokens):
     """Squared singular values, rising, and their directions as columns, both float64."""
     contrasts, gram = readout_of(model, tokens).contrasts, 0.0
+    if len(contrasts) < 2:
+        raise ValueError(f"tokens is {tokens}; a softmax over one token sees nothing: give two")
     for rows in contrasts.split(4096):  # a large vocabulary need not be held twice
         gram = gram + rows.double().T @ rows.double()
     values, vectors = np.linalg.eigh(gram.cpu().numpy())

@@ -108,13 +108,15 @@ def readout_of(model: Model, tokens=None) -> Readout:
         )
     norm, unembedding = (attrgetter(p)(model.module) for p in (model.norm, model.unembedding))
     weight = unembedding.weight.detach()
-    wrong = [t for t in tokens or () if not 0 <= t < len(weight)]
-    if wrong or (tokens is not None and not len(tokens)):
-        raise ValueError(
-            f"tokens is {tokens}; it must be at least one, each from 0 to {len(weight) - 1}"
-        )
-    rows = slice(None) if tokens is None else list(tokens)
+    rows = slice(None)
+    if tokens is not None:
+        rows = tokens = [int(token) for token in tokens]
+        if not tokens or not 0 <= min(tokens) <= max(tokens) < len(weight):
+            raise ValueError(
+                f"tokens is {tokens}; it must be at least one, each from 0 to {len(weight) - 1}"
+            )
     gain, offset, centres, epsilon = take_apart(norm, model.d_model, weight)
+    gain, offset = gain.to(weight.device), offset.to(weight.device)
     scale = 1.0 if model.logit_scale is None else model.logit_scale
     weight = weight[rows].float()
     folded = weight * gain

@@ -19,7 +19,7 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -134,12 +134,15 @@ def fit_tuned_lens(
     layers = range(model.n_layers + 1)
     reading = read_layers(model, questions, keep_residuals=layers, **settings)
     readout = readout_of(model, option_tokens(model.tokenizer, reading.logits.shape[2]))
+    # In float64: in float32, rounding decides in which round the training stops.
+    readout = replace(readout, rows=readout.rows.double(), bias=readout.bias.double())
     device = readout.rows.device
-    target = torch.from_numpy(reading.logits[:, -1]).to(device).log_softmax(-1)
+    target = torch.from_numpy(reading.logits[:, -1]).to(readout.rows).log_softmax(-1)
     matrices = torch.zeros(len(layers), model.d_model, model.d_model, device=device)
     shifts, fit = torch.zeros(len(layers), model.d_model, device=device), []
     for ell in layers:
-        stream, scale = torch.from_numpy(reading.residuals[ell]).to(device), scale_of(reading, ell)
+        stream = torch.from_numpy(reading.residuals[ell]).to(readout.rows)
+        scale = scale_of(reading, ell)
         translate = _Translator(readout, stream, target, held, scale)
         if ell < model.n_layers:
             matrices[ell], shifts[ell] = translate.train(max_rounds)
@@ -156,8 +159,8 @@ class _Translator:
         self.parts = {
             part: (stream[rows], target[rows]) for part, rows in (("train", ~held), ("held", held))
         }
-        self.matrix = torch.zeros(d_model, d_model, device=stream.device, requires_grad=True)
-        self.shift = torch.zeros(d_model, device=stream.device, requires_grad=True)  # of the scale
+        self.matrix = stream.new_zeros(d_model, d_model, requires_grad=True)
+        self.shift = stream.new_zeros(d_model, requires_grad=True)  # in units of the scale
         self.start = self.best = self.measure()
 
     def divergence(self, part):
