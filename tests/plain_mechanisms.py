@@ -125,8 +125,10 @@ def removed(lab, base):
         for layer, x in ((6, base.steps[0]), (8, stream)):
             share = np.sum((x @ basis.T) ** 2, axis=1) / np.sum(x**2, axis=1)
             values[f"mechanisms_{key}_share_{layer}"] = lab.of(lambda i, s=share: s[i].mean())
-        without, key = base.read(stream - stream @ basis.T @ basis), f"mechanisms_without_{key}"
-        values[f"{key}_confidence"] = lab.change(plain.confidence, without, intact)
+        left, key = stream - stream @ basis.T @ basis, f"mechanisms_without_{key}_confidence"
+        values[key] = lab.change(plain.confidence, base.read(left), intact)
+        frozen = base.read(left, base.length(stream))
+        values[f"{key}_frozen"] = lab.change(plain.confidence, frozen, intact)
     for seed in range(100):
         basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(128, k)))[0]
         without = base.read(stream - stream @ basis @ basis.T)

@@ -458,6 +458,10 @@ def test_the_growth_is_not_in_the_null_space_but_where_all_letters_read_alike(gl
     assert v["without_common_confidence_low"] > 0.15
     assert v["end_confidence"] + v["without_common_confidence"] > v["start_confidence_high"]
     assert v["end_ece"] + v["without_common_ece_low"] > v["start_ece"]
+    # through the norm and nothing else; and what the null space does is not the norm's
+    assert abs(v["without_common_confidence_frozen"]) < 0.01
+    assert v["without_null_confidence_high"] < v["without_random_confidence_low"]
+    assert lies_below(limits["without_null_confidence_frozen"], (-0.03, 0))
 
 
 def test_the_common_direction_is_no_random_one_and_its_amount_carries_the_order(glued):

@@ -314,3 +314,11 @@ def test_another_layer_norm_or_rms_norm_is_taken(norm):
     if readout.centres:
         rows = rows - rows.mean(dim=1, keepdim=True)
     np.testing.assert_allclose(readout.rows, rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt", "qwen3"])
+def test_a_single_row_in_bfloat16_is_not_refused(name):
+    """Its logit may be near zero, and rounding large beside it."""
+    model = open_model((random_module(name).to(torch.bfloat16), TOKENIZER))
+    for token in range(40):
+        assert readout_of(model, [token]).rows.shape == (1, D_MODEL)

@@ -47,19 +47,19 @@ def zeros(n_layers=N_LAYERS, d_model=D_MODEL):
 
 
 def random_lens(seed=0):
-    """Translators that change a stream about as much as it is long; zero for the last layer."""
+    """Translators that change every layer but the last."""
     generator, lens = torch.Generator().manual_seed(seed), zeros()
     lens.matrices[:-1] = torch.randn(lens.matrices[:-1].shape, generator=generator) / 8
     lens.shifts[:-1] = torch.randn(lens.shifts[:-1].shape, generator=generator)
     return lens
 
 
-def through(readout, lens, layer, stream):
+def through(lens, layer, stream, module, name="llama"):
     """Logits of the letters, ``[questions, 4]`` of ``[questions, d_model]``, in plain torch."""
     stream = torch.as_tensor(stream)
     moved = torch.stack([lens.matrices[layer] @ row + lens.shifts[layer] for row in stream])
     with torch.no_grad():
-        return readout(stream + moved)[:, LETTERS]
+        return READOUTS[name](module, stream + moved)[:, LETTERS]
 
 
 def divergence(logits):
@@ -125,9 +125,7 @@ def test_a_layer_is_translated_and_then_read_as_the_last(name, questions):
     logit = read_layers(model, questions, keep_residuals=ALL)
     for layer in ALL:
         np.testing.assert_array_equal(reading.residuals[layer], logit.residuals[layer])
-        expected = through(
-            lambda stream: READOUTS[name](module, stream), lens, layer, logit.residuals[layer]
-        )
+        expected = through(lens, layer, logit.residuals[layer], module, name)
         np.testing.assert_allclose(reading.logits[:, layer], expected, atol=2e-5)
     changed = np.abs(reading.logits - logit.logits).max(axis=(0, 2))
     assert (changed[:-1] > 0.05).all() and changed[-1] == 0
@@ -152,12 +150,7 @@ def test_with_and_without_exemplars_it_reads_what_unpadded_passes_say(shots, que
         with torch.no_grad():
             streams = model.module(**inputs, output_hidden_states=True).hidden_states
         for layer in range(N_LAYERS):  # transformers gives the last one after the norm
-            expected = through(
-                lambda stream: READOUTS["llama"](model.module, stream),
-                lens,
-                layer,
-                streams[layer][:, -1],
-            )
+            expected = through(lens, layer, streams[layer][:, -1], model.module)
             np.testing.assert_allclose(reading.logits[[i], layer], expected, atol=2e-5)
 
 
@@ -183,9 +176,7 @@ def test_in_bfloat16_it_is_as_close_as_that_allows(questions):
     exact = random_module("llama")
     exact.load_state_dict(module.state_dict())  # the same numbers, reckoned in float32
     for layer in range(N_LAYERS):
-        expected = through(
-            lambda stream: READOUTS["llama"](exact, stream), lens, layer, logit.residuals[layer]
-        )
+        expected = through(lens, layer, logit.residuals[layer], exact)
         off = np.abs(reading.logits[:, layer] - expected.numpy()).max()
         assert off < 0.02 * expected.abs().max()
 
@@ -229,7 +220,7 @@ def test_a_pushed_model_is_read_through_the_same_lens(everywhere, questions):
     np.testing.assert_array_equal(pushed.logits[:, :2], unpushed.logits[:, :2])
     stream = unpushed.residuals[2] + vector.numpy()
     np.testing.assert_allclose(pushed.residuals[2], stream, atol=1e-5)
-    expected = through(lambda h: READOUTS["llama"](model.module, h), lens, 2, stream)
+    expected = through(lens, 2, stream, model.module)
     np.testing.assert_allclose(pushed.logits[:, 2], expected, atol=2e-5)
     own = read_layers(model, questions, push=push)
     np.testing.assert_array_equal(pushed.logits[:, 3], own.logits[:, 3])
@@ -354,12 +345,7 @@ def test_the_fitted_lens_reads_what_plain_torch_reads(almanac, fitted, unseen):
     logit, tuned = unseen
     for layer in range(9):
         np.testing.assert_array_equal(tuned.residuals[layer], logit.residuals[layer])
-        expected = through(
-            lambda stream: READOUTS["llama"](almanac.module, stream),
-            fitted,
-            layer,
-            logit.residuals[layer],
-        )
+        expected = through(fitted, layer, logit.residuals[layer], almanac.module)
         np.testing.assert_allclose(tuned.logits[:, layer], expected, atol=2e-5)
 
 
@@ -485,6 +471,19 @@ def test_the_same_seed_gives_the_same_lens_and_another_another(calibration):
     assert first.fit.logit_lens[0] != other.fit.logit_lens[0]  # of other questions
 
 
+def test_the_order_and_the_batches_of_the_questions_do_not_change_the_lens(calibration):
+    model, backwards = llama(), calibration.select(range(149, -1, -1))
+    lens = fit_tuned_lens(model, calibration, max_rounds=40)
+    for other in (
+        fit_tuned_lens(model, backwards, max_rounds=40),
+        fit_tuned_lens(model, calibration, max_rounds=40, batch_tokens=100),
+    ):
+        np.testing.assert_allclose(other.fit, lens.fit, atol=1e-6)
+        torch.testing.assert_close(other.matrices, lens.matrices, rtol=0, atol=1e-5)
+        torch.testing.assert_close(other.shifts, lens.shifts, rtol=0, atol=1e-5)
+    assert lens.matrices.abs().max() > 0.01
+
+
 # What is held out
 
 
@@ -570,3 +569,15 @@ def test_twenty_to_train_on_and_twenty_to_stop_by_are_enough():
 def test_a_remote_model_is_refused_before_any_question_is_asked(unused, calibration):
     with pytest.raises(ValueError, match=r"LlamaForCausalLM are on the server, .* open the model"):
         fit_tuned_lens(replace(unused, remote=True), calibration)
+
+
+def test_a_lens_is_saved_and_loaded(tmp_path, unused):
+    shape = (unused.n_layers + 1, unused.d_model)
+    fit = pd.DataFrame(np.arange(8.0).reshape(4, 2), columns=["logit_lens", "tuned_lens"])
+    lens = TunedLens(torch.randn(*shape, shape[1]), torch.randn(shape), fit.rename_axis("layer"))
+    lens.save(tmp_path / "lens.safetensors")
+    again = TunedLens.load(tmp_path / "lens.safetensors")
+    assert again.describe() == lens.describe()
+    pd.testing.assert_frame_equal(again.fit, lens.fit)
+    with pytest.raises(FileNotFoundError):
+        TunedLens.load(tmp_path / "none.safetensors")

@@ -65,7 +65,7 @@ class TunedLens:
 
     def save(self, file) -> None:
         """Write the lens into one safetensors file."""
-        fit = torch.tensor(self.fit.to_numpy())
+        fit = torch.from_numpy(np.ascontiguousarray(self.fit))
         save_file({"matrices": self.matrices, "shifts": self.shifts, "fit": fit}, file)
 
     @classmethod
