@@ -24,7 +24,7 @@ class Push:
     ----------
     layer : int
         Whose residual stream, 0 to L.
-    vector : float32 tensor ``[d_model]``
+    vector : float32 tensor ``[d_model]``, or within one batch ``[batch, d_model]``
     everywhere : bool
         At every position, instead of the last token alone.
     """
