@@ -35,15 +35,6 @@ GROUPS = [(3,), (0, 95, 17, 40), tuple(range(50, 90))]
 BELOW = [name for name in CONFIGS if name != "bloom"]  # whose prompts branch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small models are slower with two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def questions():
     return questions_of_lengths()

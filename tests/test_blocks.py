@@ -41,15 +41,6 @@ ATTENTION = {
 MLP = {"opt": "fc2", "gemma2": "post_feedforward_layernorm"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small models are slower with two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def close(a, b, atol=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
 

@@ -35,15 +35,6 @@ every_model = pytest.mark.parametrize(
 some_models = pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "gptj", "opt", "mixtral"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small models are slower with two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def questions():
     return questions_of_lengths()

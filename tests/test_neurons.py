@@ -31,15 +31,6 @@ from calib.prompts import build_prompts
 N_TOKENS = len(TOKENIZER)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small models are slower with two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def questions():
     return questions_of_lengths()

@@ -104,15 +104,6 @@ def hub(folder, tmp_path_factory):
     return hub
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the server has: the same sums in the same order, and the processor left to it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch, server, hub):
     monkeypatch.setenv("NDIF_HOST", server.host)
