@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Error, sync_playwright
-from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
-BOOK_READERS = ("test_book_numbers.py", "test_pages.py")
 
 # The tests' two processes share the processor: one thread for each, and for each that they start,
 # the book's kernels too. Set here, before torch and numpy are imported: they look once.
@@ -19,38 +18,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items):
-    """The tests that read the book go first: nothing takes as long as building it."""
-    items.sort(key=lambda item: item.path.name not in BOOK_READERS)
+    """The pages first: one process builds the book for them, which takes longest.
 
-
-def pytest_runtest_setup(item):
-    if "book" in item.fixturenames and item.path.name not in BOOK_READERS:
-        pytest.fail(f"{item.path.name} reads the book: name it in BOOK_READERS", pytrace=False)
-
-
-class BookAside(LoadScopeScheduling):
-    """One process builds the book and reads it, the other tests the library meanwhile.
-
-    Each file's tests stay in one process, so that what its fixtures compute is computed once.
-    (Not by ``--dist loadgroup``: xdist 3.8 silently ignores groups under pytest 9.2, see
-    https://github.com/pytest-dev/pytest-xdist/issues/1386.)
+    The other tests the library meanwhile, and last what the book says: by then it is built.
     """
-
-    def _split_scope(self, nodeid):
-        file = nodeid.partition("::")[0]
-        return "book" if file.endswith(BOOK_READERS) else file
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return BookAside(config, log)
+    order = {"test_pages.py": 0, "test_book_numbers.py": 2}
+    items.sort(key=lambda item: order.get(item.path.name, 1))
 
 
 @pytest.fixture(scope="session")
-def book():
-    """The folder ``_build`` of a book built just now, without a warning."""
-    command = ["make", "html", f"RUN={sys.executable}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+def book(tmp_path_factory, worker_id):
+    """The folder ``_build`` of a book built just now, without a warning.
+
+    By whichever process asks first; the other waits for it.
+    """
+    common = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # each of several processes has a folder inside the common one
+        common = common.parent
+    outcome = common / "book"
+    with FileLock(common / "book.lock"):
+        if not outcome.exists():
+            command = ["make", "html", f"RUN={sys.executable}"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            failure = done.stdout[-8000:] + done.stderr[-8000:] if done.returncode else ""
+            outcome.write_text(failure, encoding="utf-8")
+    assert outcome.read_text(encoding="utf-8") == ""
     return ROOT / "_build"
 
 

@@ -49,14 +49,25 @@ def glued(book):
     return values
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def laboratory():
     return Laboratory(4000)
 
 
-@pytest.fixture(scope="module")
-def steering():
-    return Steering()
+@pytest.fixture(scope="session")
+def expected(laboratory):
+    """By page, every number that its prose quotes: computed while the book is being built."""
+    lab, steering = laboratory, Steering()
+    return {
+        "index": expected_index(),
+        "reliability": expected_reliability(lab),
+        "asking": expected_asking(lab),
+        "layers": expected_layers(lab),
+        "direction": expected_direction(lab, steering),
+        "temperature": expected_temperature(lab, steering),
+        "mechanisms": expected_mechanisms(lab, steering.lab),
+        "own": expected_own(lab),
+    }
 
 
 def expected_index():
@@ -242,24 +253,12 @@ SMALL = {
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_number_in_the_prose_is_what_an_independent_computation_gives(
-    page, glued, laboratory, request
-):
-    expected = {
-        "index": lambda lab: expected_index(),
-        "reliability": expected_reliability,
-        "asking": expected_asking,
-        "layers": expected_layers,
-        "direction": lambda lab: expected_direction(lab, request.getfixturevalue("steering")),
-        "temperature": lambda lab: expected_temperature(lab, request.getfixturevalue("steering")),
-        "mechanisms": lambda lab: expected_mechanisms(lab, request.getfixturevalue("steering").lab),
-        "own": expected_own,
-    }[page](laboratory)
+def test_every_number_in_the_prose_is_what_an_independent_computation_gives(page, expected, glued):
     values, quoted = glued[page], quoted_in(page)
     assert quoted
-    assert not quoted - set(expected), "quoted in the prose, but checked nowhere"
+    assert not quoted - set(expected[page]), "quoted in the prose, but checked nowhere"
     for name in sorted(quoted):
-        value, *limits = np.atleast_1d(expected[name])
+        value, *limits = np.atleast_1d(expected[page][name])
         within = (DRAWN | SMALL).get(name, 1e-3)
         assert values[name] == pytest.approx(value, abs=within), name
         for end, limit in zip(("_low", "_high"), limits, strict=False):

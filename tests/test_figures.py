@@ -166,3 +166,4 @@ def test_a_ledger_shows_each_route_with_its_interval():
     ends = [tuple(np.round(segment[:, 0], 12)) for segment in drawn]
     assert ends == [(0.03, 0.06), (-0.02, 0.01), (-0.14, -0.11), (-0.01, 0.02)]
     assert ax.get_xlabel() == "change of ECE"
+    plt.close("all")

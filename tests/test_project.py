@@ -22,6 +22,7 @@ def test_the_readmes_example_runs_and_makes_the_readmes_figure(tmp_path, monkeyp
     assert len(example.strip().splitlines()) <= 11
     (shown,) = re.findall(r"!\[[^\]]{40,}\]\((.*?)\)", README)
     monkeypatch.chdir(tmp_path)
+    plt.close("all")  # or the example would draw into what another test has left open
     with plt.rc_context():
         matplotlib.rcdefaults()
         exec(compile(example, "README.md", "exec"), {})
