@@ -14,6 +14,7 @@ import huggingface_hub.constants
 import nnsight.modeling.huggingface
 import numpy as np
 import pandas
+import pandas as pd
 import pytest
 import torch
 from architectures import TOKENIZER, random_module
@@ -24,6 +25,7 @@ from calib.branches import read_branches
 from calib.directions import Direction
 from calib.evolution import evolve
 from calib.lenses import finish, lens
+from calib.mechanisms import TunedLens
 from calib.models import open_model
 from calib.questions import load_questions
 from calib.reading import read_layers
@@ -151,6 +153,16 @@ def test_with_exemplars_too_which_are_not_shared_there(name, folder, questions):
     assert can_share(local) and not can_share(remote)
     there, here = (read_layers(model, questions, shots=2) for model in (remote, local))
     same(there, here, atol=1e-5)
+
+
+def test_a_lens_goes_along_to_the_server(folder, questions):
+    remote, local = open_both("llama", folder)
+    torch.manual_seed(0)
+    lens = TunedLens(0.1 * torch.randn(4, 64, 64), torch.randn(4, 64), pd.DataFrame())
+    there, here = (read_layers(model, questions, lens=lens) for model in (remote, local))
+    same(there, here, atol=1e-5)
+    assert there.origin["lens"] == lens.describe()
+    assert np.abs(here.logits - read_layers(local, questions).logits).max() > 0.1
 
 
 @pytest.fixture(scope="module")
