@@ -54,7 +54,9 @@ def main():
     tokens = option_tokens(tokenizer, 4)
     inputs, last = pad_right(prompts, args.device)
 
-    roads = {"plain forward: last logits only": lambda: module(**inputs, logits_to_keep=1)}
+    # To the CPU, as the others: a GPU is done only then.
+    plain_road = lambda: module(**inputs, logits_to_keep=1).logits.cpu()  # noqa: E731
+    roads = {"plain forward: last logits only": plain_road}
     for name, layer in {"last": model.n_layers, "middle": model.n_layers // 2}.items():
         means = read_activations(model, questions, layer).mean(axis=0)
         found = ablate_neurons(model, questions, layer, means, [[0], [700]])

@@ -170,7 +170,7 @@ def read_layers(
         Read the model while its residual stream is pushed; :func:`calib.steering.steer` makes one.
     lens : TunedLens, optional
         Read the layers through it; :func:`calib.mechanisms.tuned_lens.fit_tuned_lens` makes one.
-        The logit lens if not given.
+        The logit lens if not given. To a remote model it is sent with every batch.
 
     Returns
     -------

@@ -150,7 +150,7 @@ def restore_correction(
 def check_k(k: int, d_model: int) -> None:
     """Refuse a number of dimensions that the stream does not have."""
     if not 1 <= k <= d_model:
-        raise ValueError(f"k is {k}; it must be from 1 to {d_model}, the width of the stream")
+        raise ValueError(f"k is {k}; it must be from 1 to {d_model}, the dimensions there are")
 
 
 def _change(reading, start, end):

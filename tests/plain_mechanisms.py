@@ -23,7 +23,9 @@ class Walk:
         rows = module.lm_head.weight * module.model.norm.weight
         self.vocabulary = rows.detach().double().numpy()
         self.rows = self.vocabulary[letters]
-        self.common = unit(self.rows.mean(axis=0))
+        apart = np.linalg.svd(self.rows - self.rows.mean(axis=0))[2][:3]  # what tells letters apart
+        mean = self.rows.mean(axis=0)
+        self.common = unit(mean - apart.T @ (apart @ mean))
         self.epsilon = module.config.rms_norm_eps
         self.vectors = module.model.layers[7].mlp.down_proj.weight.detach().double().numpy().T
         writes, self.neurons = written(name, lab.prompts)
@@ -94,7 +96,9 @@ def crossed(lab, base):
     """What is read at one layer, divided by the length at the other."""
     six, eight = base.steps[0], base.steps[4]
     ways = {"start": (six, six), "write": (eight, six), "norm": (six, eight), "end": (eight, eight)}
-    return scores(lab, {key: base.read(x, base.length(y)) for key, (x, y) in ways.items()})
+    ways = {key: base.read(x, base.length(y)) for key, (x, y) in ways.items()}
+    first = lab.change(plain.confidence, ways["norm"], ways["start"])
+    return scores(lab, ways) | {"mechanisms_norm_first": first}
 
 
 def components(lab, walks):
@@ -140,7 +144,7 @@ def removed(lab, base):
 def replaced(lab, base):
     """Other vectors in place of what block 8 adds."""
     before, added = base.steps[2], base.steps[4] - base.steps[2]
-    along, sizes = np.outer(added @ base.common, base.common), np.linalg.norm(added, axis=1)
+    along, sizes = np.outer(added @ base.common, base.common), abs(added @ base.common)
     instead = {"before": 0, "along": along, "mean": along.mean(axis=0), "rest": added - along}
     values = scores(lab, {key: base.read(before + x) for key, x in instead.items()})
     vectors = [np.random.default_rng(seed).normal(size=128) for seed in range(100)]
@@ -152,16 +156,18 @@ def replaced(lab, base):
 
 
 def one_by_one(lab, base, means):
-    """Of all neurons held at their means, the largest effects: in all, and through the norm."""
-    stream, values, pairs = base.steps[4], {}, {"largest": [], "largest_norm": []}
-    intact, length = base.read(stream), base.length(stream)
-    for mean, activation, vector in zip(means, base.neurons.T, base.vectors, strict=True):
-        changed = stream + np.outer(mean - activation, vector)
-        pairs["largest"].append((base.read(changed), intact))
-        pairs["largest_norm"].append((base.read(changed), base.read(changed, length)))
-    for key, found in pairs.items():
-        sizes = [abs(np.mean(p.max(axis=1) - q.max(axis=1))) for p, q in found]
-        values[f"mechanisms_{key}"] = lab.change(plain.confidence, *found[np.argmax(sizes)])
+    """The largest effects of neurons held at their means or at zero: in all, by the norm."""
+    stream, values = base.steps[4], {}
+    intact, length = base.read(stream).max(axis=1).mean(), base.length(stream)
+    for way, constants in (("held", means), ("silent", 0 * means)):
+        largest = norm = 0.0
+        for constant, activation, vector in zip(
+            constants, base.neurons.T, base.vectors, strict=True
+        ):
+            changed = stream + np.outer(constant - activation, vector)
+            total, direct = (base.read(changed, s).max(axis=1).mean() for s in (None, length))
+            largest, norm = max(largest, abs(total - intact)), max(norm, abs(total - direct))
+        values |= {f"mechanisms_largest_{way}": largest, f"mechanisms_norm_{way}": norm}
     return values
 
 
@@ -169,18 +175,21 @@ def together(lab, base, means):
     """Neurons set to zero together."""
     stream, intact = base.steps[4], base.read(base.steps[4])
 
-    def silent(group):
-        return base.read(stream - base.neurons[:, group] @ base.vectors[group])
+    def silent(group, length=None):
+        return base.read(stream - base.neurons[:, group] @ base.vectors[group], length)
 
     lengths = np.outer(*(np.linalg.norm(x, axis=1) for x in (base.vectors, base.vocabulary)))
     logit_var = np.argsort(np.var(base.vectors @ base.vocabulary.T / lengths, axis=1))
     by_common, rng = np.argsort(-means * (base.vectors @ base.common)), np.random.default_rng(0)
     groups = {"logit_var": logit_var[:10], "silent": logit_var}
-    groups |= {"common_10": by_common[:10], "common_50": by_common[:50]}
+    by_size = np.argsort(-abs(means) * np.linalg.norm(base.vectors, axis=1))
+    groups |= {"common_10": by_common[:10], "common_50": by_common[:50], "size_50": by_size[:50]}
     values = {
         f"mechanisms_{key}_confidence_change": lab.change(plain.confidence, silent(group), intact)
         for key, group in groups.items()
     }
+    total, direct = (silent(by_common[:50], s) for s in (None, base.length(stream)))
+    values["mechanisms_common_50_norm"] = np.mean(total.max(axis=1) - direct.max(axis=1))
     # The chapter draws 10, 50, 100 and 200, twenty times.
     fifties = [[rng.permutation(384)[:n] for n in (10, 50, 100, 200)][1] for _ in range(20)]
     changes = [np.mean(silent(some).max(axis=1) - intact.max(axis=1)) for some in fifties]

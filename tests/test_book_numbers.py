@@ -246,8 +246,9 @@ DRAWN = {
 }
 # Values that are small themselves.
 SMALL = {
-    "mechanisms_largest": 1e-5,
-    "mechanisms_largest_norm": 1e-5,
+    **{
+        f"mechanisms_{key}_{way}": 1e-5 for key in ("largest", "norm") for way in ("held", "silent")
+    },
     "mechanisms_logit_var_confidence_change": 1e-5,
 }
 
@@ -458,7 +459,7 @@ def test_the_growth_is_not_in_the_null_space_but_where_all_letters_read_alike(gl
     assert v["end_confidence"] + v["without_common_confidence"] > v["start_confidence_high"]
     assert v["end_ece"] + v["without_common_ece_low"] > v["start_ece"]
     # through the norm and nothing else; and what the null space does is not the norm's
-    assert abs(v["without_common_confidence_frozen"]) < 0.01
+    assert abs(v["without_common_confidence_frozen"]) < 1e-6
     assert v["without_null_confidence_high"] < v["without_random_confidence_low"]
     assert lies_below(limits["without_null_confidence_frozen"], (-0.03, 0))
 
@@ -474,8 +475,10 @@ def test_the_common_direction_is_no_random_one_and_its_amount_carries_the_order(
 
 def test_no_neuron_regulates_confidence_by_itself(glued):
     v, _ = mechanisms(glued)
-    for name in ("largest", "largest_norm"):
-        assert -0.005 < v[f"{name}_low"] <= v[f"{name}_high"] < 0.005
+    assert v["norm_held"] < v["largest_held"] < 0.005
+    assert v["norm_silent"] < v["largest_silent"] < v["silent_confidence_change"] / 10
+    assert v["common_50_norm"] > 0.9 * v["common_50_confidence_change"]  # "through the norm"
+    assert abs(v["size_50_confidence_change"] - v["common_50_confidence_change"]) < 0.005
     assert -0.005 < v["logit_var_confidence_change_low"]
     assert v["logit_var_confidence_change_high"] < 0.005
     assert v["common_50_confidence_change_low"] > v["random_50_high"]

@@ -64,9 +64,9 @@ def raw_contrasts(module, centres, tokens=slice(None)):
 def test_singular_values_are_those_of_the_folded_rows_less_their_mean(name, centres):
     model = opened(name)
     sizes = np.linalg.svd(raw_contrasts(model.module, centres), compute_uv=False)
-    found = singular_values(model)
-    assert (found.shape, found.dtype) == ((D_MODEL,), np.float64)
-    np.testing.assert_allclose(found, sizes, rtol=1e-5, atol=1e-4)
+    found, n = singular_values(model), D_MODEL - centres  # less the mean, of which nothing is read
+    assert (found.shape, found.dtype) == ((n,), np.float64)
+    np.testing.assert_allclose(found, sizes[:n], rtol=1e-5, atol=1e-4)
     assert sizes[D_MODEL - 2] > 0.1
 
 
@@ -79,7 +79,7 @@ def test_four_letters_differ_in_three_directions(name, centres):
     np.testing.assert_allclose(found[3:], 0, atol=1e-5)
     assert found[2] > 0.1
     space = unembedding_null_space(model, tokens=LETTERS)
-    assert len(space.basis) == D_MODEL - 3
+    assert len(space.basis) == D_MODEL - 3 - centres
     orthonormal(space.basis)
     np.testing.assert_allclose(contrasts @ space.basis.T, 0, atol=1e-5)
 
@@ -138,18 +138,21 @@ def test_an_axis_that_the_norm_gives_no_gain_is_null(name, no_gain):
     assert space.shares[0] < 1e-12 < 1e-6 < space.shares[1]
 
 
-def test_a_layer_norm_hides_the_mean_of_the_stream():
-    """Whatever its gain. Of two axes that the unembedding does not read, only their difference is
-    null besides: their sum moves the mean, and with it what is read of all others."""
+def test_the_mean_that_a_layer_norm_removes_is_no_null_space():
+    """It is not read, but makes no stream longer either. Of two axes that the unembedding does not
+    read, only the difference is null: their sum moves the mean, and what is read of all others."""
     model = opened("gpt2")
-    whole = unembedding_null_space(model, 2)
-    check_spans(whole.basis[:1], ONES[None], atol=1e-5)
-    assert whole.shares[0] < 1e-12 < 1e-6 < whole.shares[1]
+    whole = unembedding_null_space(model, D_MODEL - 1)
+    orthonormal(whole.basis)
+    np.testing.assert_allclose(whole.basis @ ONES, 0, atol=1e-9)
+    assert whole.shares[0] > 1e-6
+    with pytest.raises(ValueError, match="there is no effective null space"):
+        unembedding_null_space(model)
     zero_columns(model, [7, 20])
     difference = (np.eye(D_MODEL)[7] - np.eye(D_MODEL)[20]) * 0.5**0.5
-    space = unembedding_null_space(model, 3)
-    assert space.shares[1] < 1e-12 < 1e-6 < space.shares[2]
-    check_spans(space.basis[:2], np.stack([ONES, difference]), atol=1e-5)
+    space = unembedding_null_space(model, 2)
+    assert space.shares[0] < 1e-12 < 1e-6 < space.shares[1]
+    check_spans(space.basis[:1], difference[None], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi"])
@@ -203,9 +206,12 @@ def test_a_norm_without_weights_has_a_null_space_too():
         vocab_size=len(TOKENIZER), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
         num_attention_heads=2, bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
-    model = open_model((AutoModelForCausalLM.from_config(config), TOKENIZER))
-    space = unembedding_null_space(model, 1)
-    np.testing.assert_allclose(np.abs(space.basis[0]), np.full(16, 0.25), atol=1e-6)
+    module = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        module.lm_head.weight[:, 4] = module.lm_head.weight[:, 9]
+    space = unembedding_null_space(open_model((module, TOKENIZER)), 1)
+    difference = (np.eye(16)[4] - np.eye(16)[9]) * 0.5**0.5
+    check_spans(space.basis, difference[None], atol=1e-5)
 
 
 # The rule
@@ -246,10 +252,13 @@ def test_where_nothing_is_little_read_there_is_no_effective_null_space():
     check_spans(unembedding_null_space(model, 1).basis, np.eye(8)[[4]])
 
 
-@pytest.mark.parametrize("k", [0, -1, 65])
-def test_a_null_space_of_no_or_too_many_dimensions_is_refused(k):
-    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 64, the width"):
-        unembedding_null_space(opened("llama"), k)
+@pytest.mark.parametrize(
+    ("name", "k", "most"),
+    [("llama", 0, 64), ("llama", -1, 64), ("llama", 65, 64), ("gpt2", 64, 63)],
+)
+def test_a_null_space_of_no_or_too_many_dimensions_is_refused(name, k, most):
+    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to {most}"):
+        unembedding_null_space(opened(name), k)
 
 
 # How much of the stream lies in it

@@ -151,7 +151,7 @@ def test_a_random_subspace_is_orthonormal_and_its_shares_are_what_to_expect(k):
 
 @pytest.mark.parametrize("k", [0, -1, 13])
 def test_more_dimensions_than_the_stream_has_are_refused(k):
-    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 12, the width"):
+    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 12, the dim"):
         random_subspace(k, 12, seed=0)
 
 

@@ -184,7 +184,11 @@ def draw_training(world: World, n: int, rng, always_right: bool = False) -> list
 
 
 def orders_of(fact: int, split: str) -> np.ndarray:
-    """The orders of a fact's options that belong to a split: 12 to train, 6 to each other."""
+    """The orders of a fact's options that belong to a split: 12 to train, 6 to each other.
+
+    Those trained on follow a pattern that depends on the subject alone: in four of the eight, the
+    entry stands at A or B more often there than in the others. The models were trained so.
+    """
     trained = (np.arange(len(ORDERS)) + fact) % 4 >= 2
     if split == "train":
         return np.flatnonzero(trained)

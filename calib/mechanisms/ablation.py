@@ -5,8 +5,8 @@ changes the residual stream after its block by a multiple of the neuron's output
 serves all neurons of a layer: of the last, the changed streams need the final norm and the option
 rows alone; of a layer below, each is a branch of the prompt (:mod:`calib.siblings`).
 
-The **total** effect is that of the changed stream. The **direct** effect leaves the final norm's
-length as it was [1]_: what is left of the total is the norm's.
+The **total** effect is that of the changed stream, the **direct** effect [1]_ that with the final
+norm's length as it was; the rest is the norm's.
 
 References
 ----------
@@ -118,14 +118,18 @@ def ablate_neurons(
     Ablation
         It takes 8 bytes for each group, question and option.
 
+    Notes
+    -----
+    Below the last layer, one neuron's effect may drown in the rounding of bfloat16: open the model
+    in float32. Models whose prompts cannot branch take a pass for each group there.
+
     Raises
     ------
-    TypeError
-        If the groups are not sequences of whole numbers.
-    ValueError
-        If there are not as many constants as neurons or one is not finite, a group is empty or
-        names a neuron twice or one that does not exist; and as
-        :func:`calib.mechanisms.neurons.describe_neurons` and :func:`calib.reading.read_layers`.
+    TypeError, ValueError
+        If the groups are not sequences of whole numbers, one is empty, or names a neuron twice or
+        one that does not exist; if there are not as many constants as neurons or one is not finite;
+        and as :func:`calib.mechanisms.neurons.describe_neurons` and
+        :func:`calib.reading.read_layers`.
 
     Examples
     --------
@@ -143,21 +147,18 @@ def ablate_neurons(
     tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
     step = min(len(groups), MOST, max(batch_tokens - max(map(len, prompts)), 1))
     share = shots > 0 and can_share(model)
-    subjects = questions["subject"]
-    batches = plan_batches(prompts, subjects, batch_tokens, model.context, share, beside=step)
+    plan = prompts, questions["subject"], batch_tokens, model.context, share
+    batches = plan_batches(*plan, beside=step)
     changes = partial(_changes, model, block, layer, vectors, instead.to(vectors))
-    if layer == model.n_layers:
-        after = None
-    elif can_branch(model, max(prompts, key=len)):
-        after = partial(_branch, model, tokens, layer)
-    else:
-        after = partial(_push, model, tokens, layer)
+    after = None
+    if layer < model.n_layers:
+        road = _branch if can_branch(model, max(prompts, key=len)) else _push
+        after = partial(road, model, tokens, layer)
     chunks = [groups[i : i + step] for i in range(0, len(groups), step)]
     readout = readout_of(model, tokens)
     read = partial(_read_ablated, model, block, layer, readout, changes, chunks, after)
     shape = len(groups), len(prompts), len(tokens)
-    total, direct = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    intact = np.empty(shape[1:], np.float32)
+    total, direct, intact = (np.empty(s, np.float32) for s in (shape, shape, shape[1:]))
     for rows, found in read_batches(model, prompts, batches, read, None):
         total[:, rows], direct[:, rows] = found["total"], found["direct"]
         intact[rows] = found["intact"]
@@ -168,10 +169,10 @@ def _read_ablated(model, block, layer, readout, changes, chunks, after, prompts,
     """Logits of one batch, ``[groups, batch, options]``, and ``[batch, options]`` intact."""
     found = read_neurons(model, block, layer, prompts, beginning)
     home, stream = readout.rows.device, found["stream"]
-    nothing = torch.zeros(len(prompts), 1, model.d_model)
+    nothing, total, direct = torch.zeros(len(prompts), 1, model.d_model), [], []
     last = stream[:, None] if after is None else after(nothing, prompts, beginning)
     last = last.to(home)  # [batch, 1, d_model], intact
-    frozen, total, direct = readout.lengths(last), [], []
+    frozen = readout.lengths(last)
     for groups in chunks:
         change = changes(found, groups)  # [batch, groups, d_model]
         ablated = stream[:, None] + change if after is None else after(change, prompts, beginning)
@@ -227,9 +228,8 @@ def _check(instead, groups, n_neurons):
             f"instead has shape {instead.shape}; the layer has {n_neurons} neurons, and each needs "
             "one constant"
         )
-    wrong = np.flatnonzero(~np.isfinite(instead))
-    if len(wrong):
-        raise ValueError(f"instead[{wrong[0]}] is {instead[wrong[0]]}; it must be finite")
+    for at in np.flatnonzero(~np.isfinite(instead)):
+        raise ValueError(f"instead[{at}] is {instead[at]}; it must be finite")
     if groups is None:
         groups = [[neuron] for neuron in range(n_neurons)]
     try:

@@ -53,7 +53,7 @@ class Ledger:
 
     @property
     def direct(self) -> np.ndarray:
-        """Direct effects on the last step's logits, ``[questions, components, options]``.
+        """Direct logit attribution, ``[questions, components, options]``.
 
         What each component's own write adds to them, at the length that the stream has in the end.
         In this no order matters; before a soft-cap, and with the start and the bias, they sum to

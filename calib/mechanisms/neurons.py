@@ -51,10 +51,11 @@ def describe_neurons(
     pandas.DataFrame
         One row a neuron.
 
-        - ``norm``: length of its output vector;
+        - ``norm``: length of its output vector, less its mean where the final norm removes it;
         - ``logit_var``: variance over the tokens of the cosines between it and the rows of the
           unembedding, 0 to 1; small where no token is favoured;
-        - ``rho``: share of its length in the null space, 0 to 1;
+        - ``rho``: length of its part in the null space over its length, 0 to 1; the root of
+          k/d_model if it points anywhere;
         - ``frequency``, with ``unigram``: cosine of what it adds to the logits with the
           *token-frequency direction*, the log-frequencies less their mean; -1 to 1, positive where
           it pushes towards the unigram distribution.
@@ -86,6 +87,8 @@ def describe_neurons(
     vectors = block.factor * output_vectors(model, block, layer)  # [neurons, d_model]
     if post is not None:
         vectors = vectors * take_apart(post, model.d_model, vectors)[0].to(vectors)
+    if readout.centres:  # the mean of the stream is removed before its length is taken
+        vectors = vectors - vectors.mean(dim=1, keepdim=True)
     norm = vectors.norm(dim=1)
     long_enough = norm.clamp_min(1e-30)
     rows = readout.rows.to(vectors)

@@ -5,13 +5,15 @@ the final norm: a way to change confidence and nothing else. Few models have an 
 space; the *effective* one is spanned by the directions that are read least.
 
 A softmax does not see what adds the same to all its logits. So the rows are taken less their mean,
-and what is read by all rows alike counts as not read.
+and what is read by all rows alike counts as not read. A LayerNorm removes the mean of the stream
+before it takes the length: what is written there changes neither, and is no part of the null space.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import scipy.linalg
 import torch
 
 from calib.directions import residuals_of
@@ -35,7 +37,7 @@ def singular_values(model: Model, tokens=None) -> np.ndarray:
 
     Returns
     -------
-    float64 array ``[d_model]``
+    float64 array ``[d_model]``, or ``[d_model - 1]`` where the norm is a LayerNorm
         Falling; zeros where there are fewer rows than dimensions.
 
     Raises
@@ -61,9 +63,9 @@ def unembedding_null_space(model: Model, k: int | None = None, tokens=None) -> S
     Parameters
     ----------
     k : int, optional
-        1 to d_model; if not given, the most whose singular values together are no more than 1 % of
-        the sum of all. Where all are alike this is 1 % of the dimensions, about the 40 of 4,096
-        that [1]_ take for a Llama.
+        1 to d_model, or to d_model - 1 where the norm is a LayerNorm; if not given, the most whose
+        singular values together are no more than 1 % of the sum of all. Where all are alike this is
+        1 % of the dimensions, about the 40 of 4,096 that [1]_ take for a Llama.
     tokens : list of int, optional
         As in :func:`singular_values`. What the option letters do not tell apart is far more than
         what the vocabulary does not.
@@ -84,9 +86,9 @@ def unembedding_null_space(model: Model, k: int | None = None, tokens=None) -> S
     >>> unembedding_null_space(open_model("almanac"), k=4).basis.shape
     (4, 128)
     """
-    if k is not None:
-        check_k(k, model.d_model)
     values, vectors = _spectrum(model, tokens)
+    if k is not None:
+        check_k(k, len(values))
     if k is None:
         sizes = np.sqrt(values) / np.sqrt(values).sum()
         k = int((sizes.cumsum() <= SHARE).sum())
@@ -181,10 +183,18 @@ def remove_subspace(model: Model, reading: Reading, subspace: Subspace, tokens) 
 
 def _spectrum(model, tokens):
     """Squared singular values, rising, and their directions as columns, both float64."""
-    contrasts, gram = readout_of(model, tokens).contrasts, 0.0
-    if len(contrasts) < 2:
+    readout, gram = readout_of(model, tokens), 0.0
+    if len(readout.rows) < 2:
         raise ValueError(f"tokens is {tokens}; a softmax over one token sees nothing: give two")
-    for rows in contrasts.split(4096):  # a large vocabulary need not be held twice
-        gram = gram + rows.double().T @ rows.double()
-    values, vectors = np.linalg.eigh(gram.cpu().numpy())
-    return np.maximum(values, 0), vectors
+    mean = readout.rows.mean(dim=0)
+    for rows in readout.rows.split(4096):  # a large vocabulary need not be held twice
+        contrasts = (rows - mean).double()
+        gram = gram + contrasts.T @ contrasts
+    gram = gram.cpu().numpy()
+    if not readout.centres:
+        values, vectors = np.linalg.eigh(gram)
+        return np.maximum(values, 0), vectors
+    # In a basis of what is left when the mean of the stream is taken away.
+    basis = scipy.linalg.null_space(np.ones((1, len(gram))))
+    values, vectors = np.linalg.eigh(basis.T @ gram @ basis)
+    return np.maximum(values, 0), basis @ vectors

@@ -119,13 +119,14 @@ def readout_of(model: Model, tokens=None) -> Readout:
     gain, offset = gain.to(weight.device), offset.to(weight.device)
     scale = 1.0 if model.logit_scale is None else model.logit_scale
     weight = weight[rows].float()
-    folded = weight * gain
-    if centres:
-        folded -= folded.mean(dim=1, keepdim=True)
     bias = weight @ offset
     if unembedding.bias is not None:
         bias = bias + unembedding.bias.detach()[rows].float()
-    readout = Readout(folded * scale, bias * scale, centres, epsilon, model.soft_cap)
+    folded = weight * gain  # in place from here on: a vocabulary's rows are large
+    folded *= scale
+    if centres:
+        folded -= folded.mean(dim=1, keepdim=True)
+    readout = Readout(folded, bias * scale, centres, epsilon, model.soft_cap)
     _prove(model, readout, tokens, weight.device)
     return readout
 
