@@ -173,6 +173,20 @@ def test_what_a_layer_norm_removes_makes_no_entropy_neuron():
     assert table.loc[8, "norm"] == pytest.approx(8)
 
 
+def test_an_entropy_neuron_is_one_under_a_layer_norm_too():
+    """Of what no token reads, the difference of two axes; the 5 written everywhere are removed."""
+    module = module_of("gpt2")
+    vector = torch.full((D_MODEL,), 5.0)
+    vector[7], vector[20] = 8.0, 2.0
+    with torch.no_grad():
+        module.lm_head.weight[:, [7, 20]] = 0
+        down_of("gpt2", module, 3).weight[7] = vector
+    table = describe_neurons(open_model((module, TOKENIZER)), 3, k=1)
+    close(table.loc[7], [18**0.5, 0, 1])
+    assert table["rho"].drop(7).max() < 0.9
+    assert table["logit_var"].drop(7).min() > 1e-6
+
+
 def test_a_multiplier_of_what_is_written_counts():
     plain = describe_neurons(opened("granite"), 2, k=3)
     scaled = describe_neurons(opened("granite", residual_multiplier=0.3), 2, k=3)
