@@ -152,23 +152,28 @@ def replaced(lab, base):
     for metric in (plain.confidence, plain.ece):
         middle = np.quantile([metric(p, lab.labels) for p in crowd], [0.5, 0.025, 0.975])
         values[f"mechanisms_crowd_{metric.__name__}"] = middle
-    return values | {"mechanisms_added_common": np.sum(along**2) / np.sum(added**2)}
+    share = np.sum(along**2, axis=1) / np.sum(added**2, axis=1)
+    return values | {"mechanisms_added_common": lab.of(lambda i: share[i].mean())}
 
 
 def one_by_one(lab, base, means):
     """The largest effects of neurons held at their means or at zero: in all, by the norm."""
     stream, values = base.steps[4], {}
-    intact, length = base.read(stream).max(axis=1).mean(), base.length(stream)
+    intact, length = base.read(stream), base.length(stream)
     for way, constants in (("held", means), ("silent", 0 * means)):
-        largest = norm = 0.0
-        for constant, activation, vector in zip(
-            constants, base.neurons.T, base.vectors, strict=True
-        ):
-            changed = stream + np.outer(constant - activation, vector)
-            total, direct = (base.read(changed, s).max(axis=1).mean() for s in (None, length))
-            largest, norm = max(largest, abs(total - intact)), max(norm, abs(total - direct))
-        values |= {f"mechanisms_largest_{way}": largest, f"mechanisms_norm_{way}": norm}
-    return values
+        pairs = {"largest": [], "norm": []}
+        for neuron, vector in enumerate(base.vectors):
+            changed = stream + np.outer(constants[neuron] - base.neurons[:, neuron], vector)
+            pairs["largest"].append((base.read(changed), intact))
+            pairs["norm"].append((base.read(changed), base.read(changed, length)))
+        for key, found in pairs.items():
+            sizes = [abs(np.mean(p.max(axis=1) - q.max(axis=1))) for p, q in found]
+            largest = found[np.argmax(sizes)]
+            values[f"mechanisms_{key}_{way}"] = lab.change(plain.confidence, *largest)
+    basis, size = null_space(base.vocabulary), np.linalg.norm(base.vectors, axis=1)
+    rho = np.linalg.norm(base.vectors @ basis.T, axis=1) / size
+    values["mechanisms_rho"] = rho.mean(), *np.quantile(rho, [0.025, 0.975])
+    return values | {"mechanisms_rho_random": np.sqrt(len(basis) / 128)}
 
 
 def together(lab, base, means):
@@ -189,7 +194,7 @@ def together(lab, base, means):
         for key, group in groups.items()
     }
     total, direct = (silent(by_common[:50], s) for s in (None, base.length(stream)))
-    values["mechanisms_common_50_norm"] = np.mean(total.max(axis=1) - direct.max(axis=1))
+    values["mechanisms_common_50_norm"] = lab.change(plain.confidence, total, direct)
     # The chapter draws 10, 50, 100 and 200, twenty times.
     fifties = [[rng.permutation(384)[:n] for n in (10, 50, 100, 200)][1] for _ in range(20)]
     changes = [np.mean(silent(some).max(axis=1) - intact.max(axis=1)) for some in fifties]

@@ -11,6 +11,7 @@ from planted_neuron import (
     LETTER,
     SILENT,
     WORD,
+    close,
     down_of,
     held,
     module_of,
@@ -51,10 +52,6 @@ def passes(monkeypatch):
 
     monkeypatch.setattr(ablation_module, "read_siblings", watched)
     return made
-
-
-def close(a, b, atol=1e-5):
-    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 def same(ablation, other):

@@ -10,6 +10,7 @@ import torch
 from architectures import CONFIGS, N_LAYERS, TOKENIZER
 from planted_neuron import (
     blocks_of,
+    close,
     module_of,
     opened,
     planted_neuron_model,
@@ -56,10 +57,6 @@ def beginnings(monkeypatch):
 
     monkeypatch.setattr(ledger_module, "read_writes", watched)
     return made
-
-
-def close(a, b, atol=1e-5):
-    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 def same(ledger, other, order=slice(None)):

@@ -13,6 +13,7 @@ from planted_neuron import (
     SILENT,
     WIDTH,
     blocks_of,
+    close,
     down_of,
     module_of,
     opened,
@@ -40,10 +41,6 @@ def questions():
 @pytest.fixture(scope="module")
 def planted():
     return planted_neuron_model()
-
-
-def close(a, b, atol=1e-5):
-    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 # On paper

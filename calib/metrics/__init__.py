@@ -11,9 +11,9 @@ from calib.metrics.binned import (
 from calib.metrics.bootstrap import Interval, bootstrap
 from calib.metrics.checks import check, confidence_and_correct
 from calib.metrics.decomposition import BrierDecomposition, brier_decomposition
+from calib.metrics.ranking import auroc
 from calib.metrics.scores import (
     accuracy,
-    auroc,
     brier,
     entropy,
     mean_confidence,

@@ -10,16 +10,15 @@ import numpy as np
 from calib.metrics.binned import ece, mce
 from calib.metrics.bins import bin_index, ece_of, mce_of
 from calib.metrics.checks import check, check_count, plain, top
+from calib.metrics.ranking import auroc, weighted_auroc
 from calib.metrics.scores import (
     QUESTION_VALUES,
     accuracy,
-    auroc,
     brier,
     entropy,
     mean_confidence,
     nll,
     signed_gap,
-    weighted_auroc,
 )
 
 METRICS = {
