@@ -11,6 +11,7 @@ import numpy as np
 from calib.metrics import Interval
 from calib.metrics.binned import bin_index, bin_sums, ece_of
 from calib.metrics.bootstrap import draw_counts
+from calib.metrics.checks import plain
 from calib.reading import Reading
 
 
@@ -51,6 +52,52 @@ def true_ece(reading: Reading, n_bins: int = 10) -> np.ndarray:
     index = bin_index(confidence, n_bins)
     count, gap = bin_sums(index, n_bins, confidence - chance_right)
     return ece_of(count, gap)
+
+
+def known_grouping_loss(probabilities, posterior, n_bins: int = 100):
+    """The grouping loss that :func:`calib.metrics.grouping_loss` bounds from below.
+
+    Mean over bins of the variance, with n - 1, of the chance of being right. Fine bins are asked
+    for, since confidence that differs within a bin adds to it.
+
+    Parameters
+    ----------
+    probabilities : float array ``[..., questions, options]``
+    posterior : float array ``[questions, options]``
+    n_bins : int
+        Equal-width bins of confidence; those with one question are left out.
+
+    Returns
+    -------
+    float, or float64 array of the leading shape, not negative
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together, or no bin holds two questions.
+
+    Examples
+    --------
+    >>> p = [[0.7, 0.3], [0.7, 0.3]]
+    >>> round(known_grouping_loss(p, [[0.9, 0.1], [0.5, 0.5]]), 6)  # 2 (0.2)²
+    0.08
+    """
+    p, posterior = np.asarray(probabilities, float), np.asarray(posterior, float)
+    if posterior.ndim != 2 or p.shape[-2:] != posterior.shape:
+        raise ValueError(
+            f"probabilities have shape {p.shape}, the posterior {posterior.shape}; they must be "
+            "[..., questions, options] and [questions, options]"
+        )
+    index = bin_index(p.max(axis=-1), n_bins)
+    chance_right = posterior[np.arange(len(posterior)), p.argmax(axis=-1)]  # [..., questions]
+    count, total = bin_sums(index, n_bins, chance_right)  # [..., bins]
+    mean = np.take_along_axis(total / np.maximum(count, 1), index, axis=-1)
+    _, squares = bin_sums(index, n_bins, (chance_right - mean) ** 2)
+    counted = np.where(count > 1, count, 0)
+    if not counted.any(axis=-1).all():
+        raise ValueError(f"n_bins is {n_bins}; no bin holds two questions: lower it")
+    variance = squares / np.maximum(count - 1, 1)
+    return plain((counted * variance).sum(axis=-1) / counted.sum(axis=-1))
 
 
 def truth_correlation(

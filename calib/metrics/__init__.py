@@ -10,8 +10,13 @@ from calib.metrics.binned import (
 )
 from calib.metrics.bootstrap import Interval, bootstrap
 from calib.metrics.checks import check, confidence_and_correct
+from calib.metrics.composition import EceSplit, ece_split
 from calib.metrics.decomposition import BrierDecomposition, brier_decomposition
+from calib.metrics.grouping import GroupingLoss, grouping_loss
+from calib.metrics.local import local_calibration_error, mlce
+from calib.metrics.pairs import from_pairs
 from calib.metrics.ranking import auroc
+from calib.metrics.resample import resample
 from calib.metrics.scores import (
     accuracy,
     brier,
@@ -20,14 +25,19 @@ from calib.metrics.scores import (
     nll,
     signed_gap,
 )
+from calib.metrics.selective import aurc, ause, uce
 from calib.metrics.smooth import smooth_ece
 
 __all__ = [
     "BrierDecomposition",
+    "EceSplit",
+    "GroupingLoss",
     "Interval",
     "ReliabilityTable",
     "accuracy",
+    "aurc",
     "auroc",
+    "ause",
     "bootstrap",
     "brier",
     "brier_decomposition",
@@ -36,11 +46,18 @@ __all__ = [
     "confidence_and_correct",
     "debiased_l2",
     "ece",
+    "ece_split",
     "entropy",
+    "from_pairs",
+    "grouping_loss",
+    "local_calibration_error",
     "mce",
     "mean_confidence",
+    "mlce",
     "nll",
     "reliability_table",
+    "resample",
     "signed_gap",
     "smooth_ece",
+    "uce",
 ]
