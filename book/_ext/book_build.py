@@ -3,11 +3,16 @@ chapters ran on, and how a page stays whole with the network off."""
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+
+from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
+from myst_nb.core.read import is_myst_markdown_notebook
 
 # The two parts of MathJax that the pages load: 1.5 of the package's 24 MB.
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
@@ -63,6 +68,25 @@ def configure(app, config):
         options.pop("repository_url", None)
 
 
+def execute_side_by_side(app, env, docnames):
+    """Execute the chapters that the cache does not hold, as many at once as there are processors.
+
+    MyST-NB would execute them one after another; it finds them in the cache, and executes again
+    only what failed, to tell why.
+    """
+    paths = [Path(env.doc2path(name)) for name in docnames]
+    paths = [str(p) for p in paths if is_myst_markdown_notebook(p.read_text(encoding="utf-8"))]
+    cache = get_cache(app.config.nb_execution_cache_path)
+    for path in paths:
+        cache.add_nb_to_project(path, read_data={"name": "myst_nb_md", "type": "plugin"})
+    # With a thread a chapter they do not wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    log = logging.getLogger("chapters")
+    log.setLevel(logging.INFO)  # tells which chapter is being executed, and nothing of the pool
+    executor = load_executor("local-parallel", cache, logger=log)
+    executor.run_and_cache(filter_uris=paths, timeout=app.config.nb_execution_timeout)
+
+
 def keep_page_whole(app, pagename, templatename, context, doctree):
     """Take out of a page what breaks it or asks the network for something.
 
@@ -92,6 +116,7 @@ def copy_mathjax(app, exception):
 
 def setup(app):
     app.connect("config-inited", configure)
+    app.connect("env-before-read-docs", execute_side_by_side)
     app.connect("html-page-context", keep_page_whole, priority=900)  # after every script is added
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
