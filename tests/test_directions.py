@@ -302,7 +302,7 @@ def test_a_push_along_it_is_a_temperature_and_the_best_there_is(layer):
     assert metrics.nll(softmax(pushed), reading.labels) == pytest.approx(np.log(12) / 2, abs=1e-5)
     np.testing.assert_allclose(still, pushed * length / 2, atol=1e-5)
     for target in (softmax(pushed), reading.labels):
-        assert Temperature.fit(still, target).value == pytest.approx(length / 2, abs=1e-5)
+        assert Temperature().fit(still, target).value == pytest.approx(length / 2, abs=1e-5)
 
 
 def test_the_null_space_of_the_planted_model_is_what_no_letter_reads():

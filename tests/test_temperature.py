@@ -42,7 +42,7 @@ def test_it_takes_logits_of_any_leading_shape():
 
 def test_a_fit_by_hand():
     """Right three times of four: odds of 3, from odds of exp(4)."""
-    fitted = Temperature.fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
+    fitted = Temperature().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
     assert fitted.value == pytest.approx(4 / np.log(3), abs=1e-9)
     np.testing.assert_allclose(fitted([[4.0, 0.0]]), [[0.75, 0.25]], atol=1e-9)
 
@@ -50,7 +50,7 @@ def test_a_fit_by_hand():
 def test_an_underconfident_model_gets_a_temperature_below_one():
     """Right seven times of eight among four options: odds of 21 to each other, from exp(1)."""
     logits, labels = [[0.0, 1.0, 0.0, 0.0]] * 8, [1] * 7 + [0]
-    assert Temperature.fit(logits, labels).value == pytest.approx(1 / np.log(21), abs=1e-9)
+    assert Temperature().fit(logits, labels).value == pytest.approx(1 / np.log(21), abs=1e-9)
 
 
 def test_matching_by_hand():
@@ -65,41 +65,41 @@ def test_matching_by_hand():
 @pytest.mark.parametrize("value", [0.02, 0.4, 1.0, 2.5, 60.0])
 def test_a_planted_temperature_is_found_from_probabilities(value):
     logits, _ = overconfident()
-    found = Temperature.fit(logits, softmax(logits / value))
+    found = Temperature().fit(logits, softmax(logits / value))
     assert found.value == pytest.approx(value, rel=1e-8)
 
 
 def test_a_planted_temperature_is_found_from_single_precision():
     logits = overconfident()[0].astype(np.float32)
     target = softmax(logits / 2.5).astype(np.float32)
-    assert Temperature.fit(logits, target).value == pytest.approx(2.5, abs=1e-5)
+    assert Temperature().fit(logits, target).value == pytest.approx(2.5, abs=1e-5)
 
 
 def test_rows_that_sum_to_one_only_nearly_are_taken_for_what_they_are():
     """Else a large shift of the logits, which means nothing, would weigh in with the excess."""
     logits, _ = overconfident()
     target = (1 + 5e-5) * softmax(logits / 2.5)
-    assert Temperature.fit(logits + 1000, target).value == pytest.approx(2.5, rel=1e-8)
+    assert Temperature().fit(logits + 1000, target).value == pytest.approx(2.5, rel=1e-8)
 
 
 def test_labels_drawn_at_a_temperature_give_it_back_in_large_samples():
     """Its standard error here is .02."""
     logits, labels = overconfident(n=20_000)
-    assert Temperature.fit(logits, labels).value == pytest.approx(3, abs=0.08)
+    assert Temperature().fit(logits, labels).value == pytest.approx(3, abs=0.08)
 
 
 def test_labels_are_the_probabilities_that_are_sure_of_them():
     logits, labels = overconfident()
-    by_label, by_row = (Temperature.fit(logits, t).value for t in (labels, np.eye(4)[labels]))
+    by_label, by_row = (Temperature().fit(logits, t).value for t in (labels, np.eye(4)[labels]))
     assert by_label == pytest.approx(by_row, rel=1e-12)
 
 
 def test_scaled_logits_scale_the_temperature_and_shifted_ones_leave_it():
     logits, labels = overconfident()
-    value = Temperature.fit(logits, labels).value
+    value = Temperature().fit(logits, labels).value
     shift = 50 * np.random.default_rng(1).normal(size=(600, 1))
-    assert Temperature.fit(10 * logits, labels).value == pytest.approx(10 * value, rel=1e-9)
-    assert Temperature.fit(logits + shift, labels).value == pytest.approx(value, rel=1e-9)
+    assert Temperature().fit(10 * logits, labels).value == pytest.approx(10 * value, rel=1e-9)
+    assert Temperature().fit(logits + shift, labels).value == pytest.approx(value, rel=1e-9)
 
 
 @pytest.mark.parametrize("confidence", [0.26, 0.4, 0.8, 0.999])
@@ -131,7 +131,7 @@ def test_a_fit_is_scikit_learns(scale):
     logits, labels = overconfident(scale=scale)
     given = FrozenEstimator(Given().fit(logits, labels))
     theirs = CalibratedClassifierCV(given, method="temperature").fit(logits, labels)
-    ours = Temperature.fit(logits, labels)
+    ours = Temperature().fit(logits, labels)
     np.testing.assert_allclose(ours(logits), theirs.predict_proba(logits), atol=1e-6)
     (calibrated,) = theirs.calibrated_classifiers_
     assert ours.value == pytest.approx(1 / calibrated.calibrators[0].beta_, rel=1e-5)
@@ -144,12 +144,12 @@ def test_a_fit_to_probabilities_has_the_least_cross_entropy_scipy_finds():
     found = minimize(
         lambda b: -(target * log_softmax(b[0] * logits, axis=1)).sum(), [1.0], method="BFGS"
     )
-    assert Temperature.fit(logits, target).value == pytest.approx(1 / found.x[0], rel=1e-5)
+    assert Temperature().fit(logits, target).value == pytest.approx(1 / found.x[0], rel=1e-5)
 
 
 def test_a_fit_lowers_nll_and_keeps_the_answers():
     logits, labels = overconfident()
-    fitted = Temperature.fit(logits, labels)
+    fitted = Temperature().fit(logits, labels)
     best = metrics.nll(fitted(logits), labels)
     for value in (1.0, 0.999 * fitted.value, 1.001 * fitted.value):
         assert metrics.nll(Temperature(value)(logits), labels) > best
@@ -164,27 +164,41 @@ def test_where_every_answer_is_right_there_is_no_best_temperature(scale):
     """NLL is 0 to the last digit over a wide range: any of it would be an accident."""
     for seed in range(20):
         logits = scale * np.random.default_rng(seed).normal(size=(30, 4))
+        labels = logits.argmax(axis=1)
+        with pytest.raises(ValueError, match="all 30 answers are right"):
+            Temperature().fit(logits, labels)
         with pytest.raises(ValueError, match="where every answer is right it would be 0"):
-            Temperature.fit(logits, logits.argmax(axis=1))
+            Temperature().fit(logits, np.eye(4)[labels])
 
 
-@pytest.mark.parametrize("labels", [[1, 1, 1, 1], [0, 0, 1, 1]])
-def test_where_confidence_says_nothing_there_is_none_either(labels):
+def test_where_confidence_says_nothing_there_is_none_either():
     with pytest.raises(ValueError, match="where confidence says nothing infinite"):
-        Temperature.fit([[4.0, 0.0]] * 4, labels)
+        Temperature().fit([[4.0, 0.0]] * 4, [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("value", [-1, 0, np.inf, np.nan])
+def test_a_number_that_is_no_temperature_is_refused(value):
+    with pytest.raises(ValueError, match=f"value is {value}; a temperature is positive and finite"):
+        Temperature(value)
+
+
+def test_calling_before_fitting_is_refused():
+    with pytest.raises(RuntimeError, match="has not been fitted; call fit"):
+        Temperature()([[4.0, 0.0]])
 
 
 @pytest.mark.parametrize(
     ("logits", "target", "error", "message"),
     [
-        ([4.0, 0.0], [0], ValueError, r"logits have shape \(2,\); they must be finite and"),
+        ([4.0, 0.0], [0], ValueError, r"logits have shape \(2,\); to fit, they must be \[quest"),
         ([[[4.0, 0.0]]], [0], ValueError, r"logits have shape \(1, 1, 2\)"),
-        ([[4.0, np.nan]], [0], ValueError, "they must be finite"),
-        ([[4.0, -np.inf]], [0], ValueError, "they must be finite"),
-        ([[4.0, 0.0]] * 3, [0, 1], ValueError, r"shape \(2,\); .* \(3, 2\) it must be labels \(3,"),
-        ([[4.0, 0.0]], [[0.5, 0.3, 0.2]], ValueError, r"target has shape \(1, 3\)"),
-        ([[4.0, 0.0]], 0, ValueError, r"target has shape \(\)"),
-        (np.empty((0, 4)), np.empty(0, int), ValueError, "no metric is defined on nothing"),
+        ([[4.0, np.nan]], [0], ValueError, "logits must be finite"),
+        ([[4.0, -np.inf]], [0], ValueError, "logits must be finite"),
+        ([[4.0, 0.0]] * 3, [0, 1], ValueError, r"labels have shape \(2,\), .* entry a question"),
+        ([[4.0, 0.0]], [[0.5, 0.3, 0.2]], ValueError, r"target has shape \(1, 3\); .* \(1, 2\) it"),
+        ([[4.0, 0.0]], 0, ValueError, r"labels have shape \(\)"),
+        ([[4.0, 0.0]], None, ValueError, "is fitted on labels"),
+        (np.empty((0, 4)), np.empty(0, int), ValueError, "there is no question"),
         ([[4.0, 0.0]] * 2, [0, 2], ValueError, r"labels\[1\] is 2; .* run from 0 to 1"),
         ([[4.0, 0.0]] * 2, [-1, 0], ValueError, r"labels\[0\] is -1"),
         ([[4.0, 0.0]] * 2, [0.0, 1.0], TypeError, "labels are float64"),
@@ -195,7 +209,7 @@ def test_where_confidence_says_nothing_there_is_none_either(labels):
 )
 def test_what_cannot_be_fitted_is_refused(logits, target, error, message):
     with pytest.raises(error, match=message):
-        Temperature.fit(logits, target)
+        Temperature().fit(logits, target)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.25, 1.0, 1.2, 80, np.nan])
@@ -205,7 +219,15 @@ def test_a_confidence_that_no_temperature_gives_is_refused(confidence):
         Temperature.matching(logits, confidence)
 
 
-@pytest.mark.parametrize("logits", [[[4.0, np.nan]], [[[4.0, 0.0]]], [4.0, 0.0]])
-def test_matching_refuses_logits_too(logits):
-    with pytest.raises(ValueError, match=r"they must be finite and \[questions, options\]"):
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        ([[4.0, np.nan]], "logits must be finite"),
+        ([[[4.0, 0.0]]], r"they must be \[questions, options\]"),
+        ([4.0, 0.0], r"they must be \[questions, options\]"),
+        (np.empty((0, 4)), "there is no question"),
+    ],
+)
+def test_matching_refuses_logits_too(logits, message):
+    with pytest.raises(ValueError, match=message):
         Temperature.matching(logits, 0.75)

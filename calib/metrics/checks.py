@@ -139,6 +139,33 @@ def check_count(name: str, value) -> int:
     return int(value)
 
 
+def check_features(features, n_questions: int | None = None) -> np.ndarray:
+    """Float64 features ``[questions, d]``, or an error that says why not.
+
+    >>> check_features([[0.5], [1.0]], n_questions=3)
+    Traceback (most recent call last):
+    ...
+    ValueError: features have shape (2, 1); they must be [3, d], with d at least 1
+    """
+    features = np.asarray(features)
+    if features.dtype.kind not in "fiu":
+        raise TypeError(f"features are {features.dtype}; they must be real numbers [questions, d]")
+    rows = "questions" if n_questions is None else n_questions
+    if features.ndim != 2 or 0 in features.shape or rows not in ("questions", len(features)):
+        raise ValueError(
+            f"features have shape {features.shape}; they must be [{rows}, d], with d at least 1"
+        )
+    features = features.astype(np.float64)
+    finite = np.isfinite(features)
+    if not finite.all():
+        at = np.unravel_index(finite.argmin(), finite.shape)
+        raise ValueError(
+            f"features{[int(i) for i in at]} is {features[at]}; every entry must be finite: find "
+            "where the model overflows, or run it in a wider type"
+        )
+    return features
+
+
 def confidence_and_correct(probabilities, labels) -> tuple[np.ndarray, np.ndarray]:
     """Confidence, the largest option probability, and whether that option is the right one.
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from calib.metrics.bins import bin_index, bin_sums
 from calib.metrics.bootstrap import interval_of
-from calib.metrics.checks import check, check_count, top
-from calib.metrics.local import check_features
+from calib.metrics.checks import check, check_count, check_features, top
 
 PARTITIONS = ("tree", "clusters")
 MOST_NEIGHBOURS = 2000

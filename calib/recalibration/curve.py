@@ -1,0 +1,52 @@
+"""A confidence curve: what a confidence becomes, drawn through a few points in log-odds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logsumexp
+
+from calib.arrays import softmax
+from calib.recalibration.method import check_logits
+from calib.recalibration.top_label import spread
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A line through some points, from log-odds of the confidence to those of what it becomes.
+
+    Beyond the first and the last point it stays what it is there.
+
+    Attributes
+    ----------
+    knots, values : float64 array ``[points]``
+        Log-odds of the confidence, rising, and of what it becomes.
+
+    Examples
+    --------
+    Odds of 9 become odds of 3:
+
+    >>> Curve(np.log([1.0, 81.0]), np.log([1.0, 9.0]))(np.log([[0.9, 0.1]])).round(3).tolist()
+    [[0.75, 0.25]]
+    """
+
+    knots: np.ndarray
+    values: np.ndarray
+
+    def __call__(self, logits, features=None) -> np.ndarray:
+        """Option probabilities, float64 ``[..., options]``, the answers kept; reads no features."""
+        logits = check_logits(logits)
+        rows = logits.reshape(-1, logits.shape[-1])
+        confidence = expit(np.interp(log_odds(rows), self.knots, self.values))
+        return spread(softmax(rows), confidence).reshape(logits.shape)
+
+
+def log_odds(logits) -> np.ndarray:
+    """Of the answer against all other options, float64 ``[questions]``; finite however sure it is.
+
+    >>> log_odds([[1000.0, 0.0], [2.0, 2.0]]).tolist()
+    [1000.0, 0.0]
+    """
+    ordered = np.sort(logits, axis=1)
+    return ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1)

@@ -1,0 +1,160 @@
+"""What all recalibration methods have in common: fitted on one split, called on another."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Self
+
+import numpy as np
+
+from calib.arrays import softmax
+from calib.metrics import check, confidence_and_correct
+from calib.metrics.checks import check_features
+
+
+class Method:
+    """A map from logits to probabilities that is fitted on the calibration split.
+
+    Every method is called alike, so that a table of all of them is one loop. A method writes
+    ``_fit`` and ``_apply``, whose input is checked here.
+
+    Attributes
+    ----------
+    changes_answer : bool
+        Whether the most probable option may become another one.
+    needs_labels, needs_features : bool
+        What fitting takes besides the logits, and calling too for features.
+    n_fitted : int
+        Numbers kept from fitting: what the method costs in memory. Read it once fitted.
+    """
+
+    changes_answer: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = False
+    _widths: tuple[int, int | None] | None = None  # options and features, known once fitted
+
+    @property
+    def n_fitted(self) -> int:
+        raise NotImplementedError
+
+    def fit(self, logits, labels=None, features=None) -> Self:
+        """Fit the method and return it.
+
+        Parameters
+        ----------
+        logits : float array ``[questions, options]``
+        labels : int array ``[questions]``
+            Not read by methods that need none.
+        features : float array ``[questions, d]``, optional
+            What is known of each question besides its logits, such as a layer's residual stream;
+            not read by methods that need none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are no questions, something is missing, not finite or of another length, or if
+            all answers are right or all wrong: there is no doubt to learn from.
+        """
+        self._widths = None
+        logits = check_logits(logits)
+        if logits.ndim != 2:
+            raise ValueError(
+                f"logits have shape {logits.shape}; to fit, they must be [questions, options]"
+            )
+        labels = self._check_labels(logits, labels) if self.needs_labels else None
+        features = self._check_features(features, logits.shape[:-1])
+        self._fit(logits, labels, features)
+        self._widths = logits.shape[1], None if features is None else features.shape[1]
+        return self
+
+    def __call__(self, logits, features=None) -> np.ndarray:
+        """Option probabilities, float64 ``[..., options]``, of logits ``[..., options]``.
+
+        Features, where they are needed, are ``[..., d]`` with the same leading axes.
+
+        Raises
+        ------
+        RuntimeError
+            If the method has not been fitted.
+        TypeError, ValueError
+            If there are no questions, or logits or features are not finite, missing, or of another
+            shape than those it was fitted on.
+        """
+        logits = check_logits(logits)
+        self._check_ready(logits.shape[-1])
+        features = self._check_features(features, logits.shape[:-1])
+        rows = logits.reshape(-1, logits.shape[-1])
+        return self._apply(rows, features).reshape(logits.shape)
+
+    def _fit(self, logits, labels, features) -> None:
+        raise NotImplementedError
+
+    def _apply(self, logits, features) -> np.ndarray:
+        raise NotImplementedError
+
+    def _check_ready(self, n_options: int) -> None:
+        if self._widths is None:
+            raise RuntimeError(f"{self} has not been fitted; call fit(logits, labels) first")
+        if n_options != self._widths[0]:
+            raise ValueError(
+                f"logits have {n_options} options, those this was fitted on {self._widths[0]}; "
+                "fit it again for other questions"
+            )
+
+    def _check_labels(self, logits, labels) -> np.ndarray:
+        if labels is None:
+            raise ValueError(f"{self} is fitted on labels; pass fit(logits, labels)")
+        p, labels = check(softmax(logits), labels)
+        _, right = confidence_and_correct(p, labels)
+        if right.all() or not right.any():
+            raise ValueError(
+                f"all {len(right)} answers are {'right' if right[0] else 'wrong'}; calibration is "
+                "learned from both kinds: use more questions"
+            )
+        return labels
+
+    def _check_features(self, features, lead: tuple[int, ...]):
+        """Float64 ``[questions, d]`` of features ``[*lead, d]``."""
+        if not self.needs_features:
+            return None
+        if features is None:
+            raise ValueError(
+                f"{self} reads features too; pass features= of shape [questions, d], such as a "
+                "layer's residual streams"
+            )
+        features = np.asarray(features)
+        if features.ndim < 1 or features.shape[:-1] != lead:
+            raise ValueError(
+                f"features have shape {features.shape}; for logits {[*lead, 'options']} they must "
+                f"be {[*lead, 'd']}"
+            )
+        features = check_features(features.reshape(math.prod(lead), features.shape[-1]))
+        if self._widths is not None and features.shape[1] != self._widths[1]:
+            raise ValueError(
+                f"features have {features.shape[1]} columns, those this was fitted on "
+                f"{self._widths[1]}; pass the same layer's"
+            )
+        return features
+
+
+def check_logits(logits) -> np.ndarray:
+    """Float64 logits ``[..., options]``, or an error that says why not."""
+    logits = np.asarray(logits)
+    if logits.dtype.kind not in "fiu":
+        raise TypeError(f"logits are {logits.dtype}; they must be real numbers [..., options]")
+    if logits.ndim < 1 or logits.shape[-1] < 2:
+        raise ValueError(
+            f"logits have shape {logits.shape}; they must be [..., options], with at least 2 "
+            "options"
+        )
+    if not logits.size:
+        raise ValueError(
+            f"logits have shape {logits.shape}; there is no question: check what selected them"
+        )
+    logits = logits.astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            "logits must be finite; an option without a chance has a low one, and where the model "
+            "overflows run it in a wider type"
+        )
+    return logits

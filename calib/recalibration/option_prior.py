@@ -1,0 +1,192 @@
+"""Three ways to take out of a model's answers what it thinks of the letters themselves.
+
+A model may favour a letter whatever is asked. Divided by such a prior over the letters, option
+probabilities say more about the options. The methods differ in the questions that the prior is
+read off: real ones, ones without content, or real ones with their options moved around
+(:mod:`calib.rotations`). None needs labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from datasets import Dataset
+from scipy.special import log_softmax, logsumexp
+
+from calib.arrays import softmax
+from calib.recalibration.method import Method, check_logits
+
+NO_ANSWER = -1  # as a label it makes every metric refuse
+
+
+@dataclass(eq=False)
+class OptionPrior(Method):
+    """Option probabilities over a prior of the letters, softmax(log p - log prior).
+
+    The prior is the mean option probabilities of the logits it is fitted on.
+
+    Attributes
+    ----------
+    log_prior : float64 array ``[options]``
+        None until fitted.
+    """
+
+    changes_answer: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+
+    log_prior: np.ndarray | None = field(init=False, default=None)
+
+    @property
+    def prior(self) -> np.ndarray:
+        """Probability of each letter, float64 ``[options]``."""
+        return np.exp(self.log_prior)
+
+    @property
+    def n_fitted(self) -> int:
+        return self.log_prior.size
+
+    def _fit(self, logits, labels, features):
+        # In logarithms throughout: a letter's mean probability may be too small for a float.
+        self.log_prior = logsumexp(log_softmax(logits, axis=1), axis=0) - np.log(len(logits))
+
+    def _apply(self, logits, features):
+        return softmax(logits - self.log_prior)
+
+
+class BatchCalibration(OptionPrior):
+    """Takes the mean probabilities of a batch of questions for the letters' prior [1]_.
+
+    So it takes for granted that the right answers stand at all letters equally often: where they
+    do not, it takes that out as well.
+
+    In the paper the batch is the questions that are to be answered, here
+    ``method.fit(logits)(logits)``; fitted on the calibration split, which is a choice, the answer
+    to a question does not depend on what else is asked.
+
+    References
+    ----------
+    .. [1] Zhou et al., "Batch calibration: rethinking calibration for in-context learning and
+       prompt engineering", arXiv 2309.17249, 2023.
+
+    Examples
+    --------
+    >>> logits = np.log([[0.9, 0.1], [0.7, 0.3]])
+    >>> method = BatchCalibration().fit(logits)
+    >>> method.prior.round(3).tolist(), method(logits).round(3).tolist()
+    ([0.8, 0.2], [[0.692, 0.308], [0.368, 0.632]])
+    """
+
+
+class ContextualCalibration(OptionPrior):
+    """Takes what the model answers to questions without content for the letters' prior [1]_.
+
+    Fitted on the logits of such questions, which :func:`content_free` makes; called on others. The
+    prior is the mean over them. The quotient is normalised, which is a choice: a flat prior then
+    changes nothing.
+
+    References
+    ----------
+    .. [1] Zhao, Wallace, Feng, Klein & Singh, "Calibrate before use: improving few-shot
+       performance of language models", ICML 2021, arXiv 2102.09690.
+
+    Examples
+    --------
+    >>> method = ContextualCalibration().fit(np.log([[0.6, 0.4], [0.2, 0.8]]))
+    >>> method(np.log([[0.5, 0.5]])).round(3).tolist()
+    [[0.6, 0.4]]
+    """
+
+
+class PriDe(OptionPrior):
+    """Reads the letters' prior off questions with their options rotated: PriDe [1]_.
+
+    As every option stands once at every letter, the mean log probability of each letter has
+    nothing of the options in it, if options and letters add up in the logits. Its softmax is a
+    question's prior; the prior is the mean over questions, of which few are enough.
+
+    Examples
+    --------
+    An option that adds 2 and a letter that adds 1, at A and B in turn:
+
+    >>> method = PriDe().fit([[[2.0 + 1.0, 0.0], [1.0, 2.0]]])
+    >>> float(method.log_prior[0] - method.log_prior[1])
+    1.0
+
+    References
+    ----------
+    .. [1] Zheng, Zhou, Meng, Zhou & Huang, "Large language models are not robust multiple choice
+       selectors", ICLR 2024, arXiv 2309.03882.
+    """
+
+    def fit(self, logits, labels=None, features=None):
+        """Fit the prior and return the method.
+
+        Parameters
+        ----------
+        logits : float array ``[questions, rotations, options]``
+            By letter, of every rotation of the options, as
+            :func:`calib.rotations.read_rotations` gives them: as many rotations as options.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the logits have another shape or are not finite.
+        """
+        logits = check_logits(logits)
+        if logits.ndim != 3 or logits.shape[1] != logits.shape[2]:
+            raise ValueError(
+                f"logits have shape {logits.shape}; they must be [questions, rotations, options], "
+                "with as many rotations as options: take calib.rotations.read_rotations"
+            )
+        return super().fit(log_softmax(logits, axis=2).mean(axis=1))
+
+
+def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
+    """Questions without content: what a model answers to them it answers to the letters.
+
+    Parameters
+    ----------
+    questions : datasets.Dataset
+        Whose subjects and number of options they take, and their source, for exemplars.
+    texts : sequence of str
+        After [1]_, where they stand for a text to be classified. That each here is the question
+        and every option as well is a choice: whatever differs between options would be content.
+
+    Returns
+    -------
+    datasets.Dataset
+        One question for each subject and text, to be read by
+        :func:`calib.reading.read_layers`; its answer is -1, as none is right.
+
+    Raises
+    ------
+    ValueError
+        If there are no questions or no texts.
+
+    References
+    ----------
+    .. [1] Zhao, Wallace, Feng, Klein & Singh, "Calibrate before use: improving few-shot
+       performance of language models", ICML 2021, arXiv 2102.09690.
+
+    Examples
+    --------
+    >>> from calib.questions import load_questions
+    >>> empty = content_free(load_questions("almanac", limit=50), texts=["N/A"])
+    >>> len(empty), empty[0]["choices"]
+    (8, ['N/A', 'N/A', 'N/A', 'N/A'])
+    """
+    if not len(questions):
+        raise ValueError("there are no questions to take subjects and options from")
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(f"texts is {texts!r}; it must be a list of one text at least: ['N/A']")
+    n_options = len(questions[0]["choices"])
+    rows = [
+        {"question": t, "subject": subject, "choices": [t] * n_options, "answer": NO_ANSWER}
+        for subject in sorted(set(questions["subject"]))
+        for t in texts
+    ]
+    empty = Dataset.from_list(rows)
+    empty.info.dataset_name = questions.info.dataset_name
+    return empty
