@@ -9,6 +9,7 @@ import plain
 import pytest
 import torch
 from conftest import ROOT
+from plain_beyond import expected_beyond
 from plain_laboratory import Laboratory, share
 from plain_mechanisms import expected_mechanisms
 from plain_steering import Steering, expected_direction, expected_temperature
@@ -16,7 +17,8 @@ from plain_steering import Steering, expected_direction, expected_temperature
 from calib.questions import load_questions
 
 PAGES = (
-    "index", "reliability", "asking", "layers", "direction", "temperature", "mechanisms", "own"
+    "index", "reliability", "asking", "layers", "direction", "temperature", "mechanisms",
+    "beyond", "own",
 )  # fmt: skip
 START, END = 6, 8  # of the correction phase
 
@@ -66,6 +68,7 @@ def expected(laboratory):
         "direction": expected_direction(lab, steering),
         "temperature": expected_temperature(lab, steering),
         "mechanisms": expected_mechanisms(lab, steering.lab),
+        "beyond": expected_beyond(lab, steering.lab),
         "own": expected_own(lab),
     }
 
@@ -243,6 +246,9 @@ DRAWN = {
     "temperature_random_4_best_ece": 0.03,
     "temperature_dealt_out_truth": 0.03,
     "temperature_dealt_out_ece": 0.01,
+    "beyond_base_6_stream": 0.004,
+    "beyond_base_6_last": 0.004,
+    "beyond_agree_AUSE": 0.02,
 }
 # Values that are small themselves.
 SMALL = {
