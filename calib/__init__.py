@@ -23,10 +23,12 @@ _HOMES = {
     "sweep": "steering",
     "try_directions": "trials",
     "read_branches": "branches",
+    "sample_answers": "sampling",
     "metrics": "",
     "figures": "",
     "directions": "",
     "mechanisms": "",
+    "recalibration": "",
 }
 __all__ = list(_HOMES)
 

@@ -12,13 +12,15 @@ from conftest import ROOT
 from plain_beyond import expected_beyond
 from plain_laboratory import Laboratory, share
 from plain_mechanisms import expected_mechanisms
+from plain_recalibration import expected_recalibration
 from plain_steering import Steering, expected_direction, expected_temperature
+from plain_training import expected_training
 
 from calib.questions import load_questions
 
 PAGES = (
     "index", "reliability", "asking", "layers", "direction", "temperature", "mechanisms",
-    "beyond", "own",
+    "beyond", "recalibration", "training", "own",
 )  # fmt: skip
 START, END = 6, 8  # of the correction phase
 
@@ -69,6 +71,8 @@ def expected(laboratory):
         "temperature": expected_temperature(lab, steering),
         "mechanisms": expected_mechanisms(lab, steering.lab),
         "beyond": expected_beyond(lab, steering.lab),
+        "recalibration": expected_recalibration(lab, steering.lab),
+        "training": expected_training(lab, load_questions("almanac")),
         "own": expected_own(lab),
     }
 
@@ -249,6 +253,14 @@ DRAWN = {
     "beyond_base_6_stream": 0.004,
     "beyond_base_6_last": 0.004,
     "beyond_agree_AUSE": 0.02,
+    "training_base_agreement_ece": 0.015,
+    "training_base_agreement_truth": 0.01,
+    "training_base_entropy_gap": 0.015,
+    "training_tuned_agreement_ece": 0.015,
+    "training_tuned_agreement_gap": 0.01,
+    **{f"training_pass_{name}_measured": 0.01 for name in ("base", "tuned")},
+    **{f"training_pass_{name}_answers": 0.005 for name in ("base", "tuned")},
+    **{f"training_budget_{name}_agreement": 0.003 for name in ("base", "tuned")},
 }
 # Values that are small themselves.
 SMALL = {
@@ -516,3 +528,155 @@ def test_through_another_lens_the_level_is_right_and_the_order_still_grows(glued
     for lens in ("logit_lens", "temperature", "tuned_lens"):
         assert lies_below(limits[f"{lens}_6_truth"], limits["end_truth"])
         assert lies_below(limits[f"{lens}_6_truth"], limits[f"{lens}_7_truth"])
+
+
+def values_of(glued, page):
+    """A chapter's values without the name of the chapter, and their limits."""
+    values = {name.removeprefix(f"{page}_"): v for name, v in glued[page].items()}
+    limits = {
+        name: (values[f"{name}_low"], values[f"{name}_high"])
+        for name in values
+        if f"{name}_low" in values
+    }
+    return values, limits
+
+
+def test_ece_prefers_the_forecaster_that_knows_nothing(glued):
+    v, limits = values_of(glued, "beyond")
+    assert v["constant_ece"] < v["base_ece"]
+    assert lies_below(limits["base_nll"], limits["constant_nll"])
+    assert lies_below(limits["base_hidden"], limits["constant_hidden"])
+
+
+def test_the_known_grouping_loss_falls_and_the_bound_finds_what_its_features_show(glued):
+    v, limits = values_of(glued, "beyond")
+    for name in ("base", "tuned"):
+        assert lies_below(limits[f"{name}_8_known"], limits[f"{name}_7_known"])
+        assert lies_below(limits[f"{name}_7_known"], limits[f"{name}_6_known"])
+        for layer in (6, 7, 8):
+            assert (
+                v[f"{name}_{layer}_stream"] < 0.25 * v[f"{name}_{layer}_known"]
+            )  # "next to nothing"
+            for kind in ("stream", "last", "reliability"):  # a lower bound
+                assert v[f"{name}_{layer}_{kind}_low"] < v[f"{name}_{layer}_known"]
+    assert v["base_6_last_low"] > v["base_6_stream_high"]
+
+
+def test_a_temperature_removes_the_sign_and_not_the_dark_side(glued):
+    v, limits = values_of(glued, "beyond")
+    assert v["tuned_over"] > 0.15 > 0.001 > v["tuned_under"]
+    assert lies_below(limits["base_wrong"], limits["tempered_wrong"])
+
+
+def test_local_errors_are_held_against_noise(glued):
+    v, _ = values_of(glued, "beyond")
+    assert v["lce_constant"] > 2 * v["lce_chance"]
+    assert abs(v["lce_base"] - v["lce_chance"]) < 0.005
+    assert v["mlce_chance"] > 0.5
+
+
+def test_level_and_order_hardly_agree_and_the_brier_score_follows_the_truth(glued):
+    v, limits = values_of(glued, "beyond")
+    assert abs(v["agree_level_order"]) < 0.2
+    for name in ("ECE", "AUSE", "NLL"):
+        assert lies_below(limits[f"agree_{name}"], limits["agree_Brier"])
+    assert v["agree_NLL_finite"] > v["agree_NLL_high"] - 0.05
+
+
+def test_with_many_labels_bending_pays_and_no_method_mends_the_order(glued):
+    v, limits = values_of(glued, "recalibration")
+    for key in ("histogram", "isotonic", "LoRe"):
+        assert lies_below(limits[f"tuned_{key}_ece"], limits["tuned_temperature_ece"])
+    assert v["tuned_isotonic_nll"] == np.inf
+    for key in (
+        "temperature",
+        "histogram",
+        "isotonic",
+        "LoRe",
+        "clipping",
+        "g-layers",
+        "direction",
+    ):
+        if key != "direction":
+            assert v[f"base_{key}_nll"] > v["base_as_it_is_nll"] - 1e-4
+        assert v[f"tuned_{key}_auroc"] < v["tuned_as_it_is_auroc_high"]
+    assert abs(v["tuned_histogram_nll"] - v["tuned_temperature_nll"]) < 0.01  # "close together"
+
+
+def test_with_few_labels_one_number_is_hard_to_beat(glued):
+    v, _ = values_of(glued, "recalibration")
+    assert v["temperature_50_ece"] < v["histogram_50_ece"] - 0.02
+    assert v["temperature_50_nll"] < v["histogram_50_nll"]
+    assert v["histogram_200_ece"] < v["temperature_200_ece_high"]
+
+
+def test_what_is_fitted_on_some_subjects_fails_on_others(glued):
+    v, limits = values_of(glued, "recalibration")
+    for key in ("temperature", "histogram", "isotonic", "LoRe", "clipping", "g-layers"):
+        assert v[f"easy_tuned_{key}_other_gap_low"] > v[f"easy_tuned_{key}_own_gap"]
+        assert v[f"hard_tuned_{key}_other_gap_high"] < 0
+        assert v[f"easy_tuned_{key}_other_ece"] < v["easy_tuned_as_it_is_other_ece_low"]
+    assert lies_below(
+        limits["easy_base_as_it_is_other_ece"], limits["easy_base_histogram_other_ece"]
+    )
+    for key in ("temperature", "clipping"):  # "do least harm"
+        assert v[f"easy_base_{key}_other_ece"] < v["easy_base_isotonic_other_ece_low"]
+
+
+def test_a_slice_is_found_where_there_is_one(glued):
+    v, _ = values_of(glued, "recalibration")
+    assert v["few_patchwork_gain_high"] < 0 < v["few_patchwork_swapped_low"]
+    assert abs(v["few_tuned_pooled"] - v["few_tuned_few-shot"]) < 0.001
+    assert v["few_tuned_pooled_high"] < 0 < v["few_base_few-shot_low"]
+    assert v["few_patchwork_gain"] < v["few_reversed_gain"] < 0 < v["few_reversed_gain_high"]
+
+
+def test_no_letter_is_preferred_until_one_is_planted(glued):
+    v, _ = values_of(glued, "recalibration")
+    for name in ("base", "tuned"):
+        assert v[f"{name}_rstd_high"] < 0.02
+        assert v[f"letters_{name}_contextual_as_low"] > 0
+        assert v[f"letters_{name}_rotations_as_high"] < 0
+    assert v["letters_base_none_planted_low"] > 0.01
+    for key in ("batch", "PriDe"):
+        assert abs(v[f"letters_base_{key}_planted"]) < 0.01
+
+
+def test_proper_losses_are_honest_with_fresh_answers_and_none_with_fixed_ones(glued):
+    v, limits = values_of(glued, "training")
+    for loss in ("cross-entropy", "brier"):
+        assert abs(v[f"fresh_{loss}_0_gap"]) < 0.02
+    for loss in ("focal-1", "focal-3", "flsd-53", "focal-calibration"):
+        assert v[f"fresh_{loss}_0_gap_high"] < -0.05
+        assert v[f"fixed_{loss}_0_gap"] < v["fixed_cross-entropy_0_gap"]
+    assert lies_below(limits["fresh_focal-3_0_recovered"], limits["fresh_focal-1_0_ece"])
+    assert min(v[f"fixed_{loss}_0_gap_low"] for loss in ("focal-3", "flsd-53")) > 0.2
+    assert lies_below(limits["fixed_cross-entropy_0_truth"], limits["fixed_focal-3_0_truth"])
+    for loss in ("cross-entropy", "focal-3"):  # the second runs
+        for regime in ("fresh", "fixed"):
+            two = (v[f"{regime}_{loss}_{seed}_gap"] for seed in (0, 1))
+            assert abs(np.subtract(*two)) < 0.03
+
+
+def test_agreement_is_as_honest_as_the_model(glued):
+    v, limits = values_of(glued, "training")
+    assert lies_below(limits["base_agreement_ece"], limits["tuned_agreement_ece"])
+    assert lies_below(limits["base_letters_truth"], limits["base_agreement_truth"])
+    assert lies_below(limits["tuned_agreement_gap"], limits["tuned_letters_gap"])
+    for name in ("base", "tuned"):
+        order = [v[f"{name}_{kind}_auroc"] for kind in ("agreement", "distance", "entropy")]
+        assert np.ptp(order) < 0.01
+        assert v[f"{name}_one_auroc"] == 0.5
+
+
+def test_the_honest_model_forecasts_its_own_attempts(glued):
+    v, limits = values_of(glued, "training")
+    assert abs(v["pass_base_answers"] - v["pass_base_measured"]) < 0.01
+    assert lies_below(limits["pass_tuned_measured"], limits["pass_tuned_answers"])
+    for name in ("base", "tuned"):
+        assert lies_below(limits[f"pass_{name}_answers"], limits[f"pass_{name}_agreement"])
+        two, agreed, true = (v[f"budget_{name}_{key}"] for key in ("two", "agreement", "true"))
+        assert two < agreed < true
+    assert (v["budget_base_agreement"] - v["budget_base_two"]) / (
+        v["budget_base_true"] - v["budget_base_two"]
+    ) == pytest.approx(2 / 3, abs=0.08)

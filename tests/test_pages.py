@@ -10,7 +10,10 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import ROOT, Visit
 
-CHAPTERS = ("reliability", "asking", "layers", "direction", "temperature", "mechanisms", "own")
+CHAPTERS = (
+    "reliability", "asking", "layers", "direction", "temperature", "mechanisms", "beyond",
+    "recalibration", "training", "own",
+)  # fmt: skip
 PAGES = ("index", *CHAPTERS, "glossary", "bibliography")
 
 
