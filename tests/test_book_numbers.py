@@ -48,7 +48,9 @@ def glued(book):
         records = json.loads((book / f"jupyter_execute/book/{page}.glue.json").read_text())
         assert records
         values[page] = {
-            name: literal_eval(record["data"]["text/plain"]) for name, record in records.items()
+            # An infinite value is written inf, which no literal is.
+            name: literal_eval(record["data"]["text/plain"].replace("inf", "1e999"))
+            for name, record in records.items()
         }
     return values
 
@@ -651,6 +653,10 @@ def test_proper_losses_are_honest_with_fresh_answers_and_none_with_fixed_ones(gl
         assert v[f"fixed_{loss}_0_gap"] < v["fixed_cross-entropy_0_gap"]
     assert lies_below(limits["fresh_focal-3_0_recovered"], limits["fresh_focal-1_0_ece"])
     assert min(v[f"fixed_{loss}_0_gap_low"] for loss in ("focal-3", "flsd-53")) > 0.2
+    assert (
+        min(v["fixed_focal-3_0_gap_low"], v["fixed_flsd-53_0_gap_low"]) > v["start_none_0_gap_high"]
+    )
+    assert lies_below(limits["fixed_focal-3_0_ece"], limits["fixed_focal-3_0_recovered"])
     assert lies_below(limits["fixed_cross-entropy_0_truth"], limits["fixed_focal-3_0_truth"])
     for loss in ("cross-entropy", "focal-3"):  # the second runs
         for regime in ("fresh", "fixed"):

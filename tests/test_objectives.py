@@ -11,13 +11,12 @@ from scipy.optimize import minimize
 from torch.nn.functional import cross_entropy
 
 from calib import metrics
+from calib.focal import focal_posterior, principled_gamma
 from calib.objectives import (
     brier_loss,
     focal_calibration_loss,
     focal_loss,
     focal_loss_sd,
-    focal_posterior,
-    principled_gamma,
 )
 
 LOSSES = {
