@@ -10,11 +10,15 @@ import pytest
 from filelock import FileLock
 from playwright.sync_api import Error, sync_playwright
 
-ROOT = Path(__file__).parent.parent
-
 # The tests' two processes share the processor: one thread for each, and for each that they start,
 # the book's kernels too. Set here, before torch and numpy are imported: they look once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from architectures import TOKENIZER, random_module
+
+from calib.models import open_model
+
+ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items):
@@ -57,6 +61,18 @@ def browser():
             pytest.skip(f"no Chromium: {error.message.splitlines()[0]} (BROWSER_PATH names one)")
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def unused():
+    """A model that fails the test if it is run after it was opened."""
+    model = open_model((random_module("llama"), TOKENIZER))
+
+    def stop(*_):
+        pytest.fail("the model ran before the input was checked")
+
+    model.module.register_forward_pre_hook(stop)
+    return model
 
 
 class Visit:

@@ -64,18 +64,6 @@ def few_subjects():
 
 
 @pytest.fixture
-def unused():
-    """A model that fails the test if it is run after it was opened."""
-    model = open_model((random_module("llama"), TOKENIZER))
-
-    def stop(*_):
-        pytest.fail("the model ran before the input was checked")
-
-    model.module.register_forward_pre_hook(stop)
-    return model
-
-
-@pytest.fixture
 def passes(monkeypatch):
     """How many prompts and branches went through each pass that had branches."""
     made = []

@@ -20,18 +20,6 @@ def questions():
     return load_questions("almanac", limit=12)
 
 
-@pytest.fixture
-def unused():
-    """A model that fails the test if it is run after it was opened."""
-    model = open_model((random_module("llama"), TOKENIZER))
-
-    def stop(*_):
-        pytest.fail("the model ran before the input was checked")
-
-    model.module.register_forward_pre_hook(stop)
-    return model
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -277,18 +277,6 @@ def test_an_answer_of_several_tokens_is_one_text(almanac, questions):
 # Refusals
 
 
-@pytest.fixture
-def unused():
-    """A model that fails the test if it is run after it was opened."""
-    model = open_model((random_module("llama"), TOKENIZER))
-
-    def stop(*_):
-        pytest.fail("the model ran before the input was checked")
-
-    model.module.register_forward_pre_hook(stop)
-    return model
-
-
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

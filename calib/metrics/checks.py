@@ -166,6 +166,17 @@ def check_features(features, n_questions: int | None = None) -> np.ndarray:
     return features
 
 
+def check_with_features(probabilities, labels, features):
+    """:func:`check` of one layer's probabilities, and :func:`check_features` of its questions."""
+    p, labels = check(probabilities, labels)
+    if p.ndim != 2:
+        raise ValueError(
+            f"probabilities have shape {p.shape}; here they must be [questions, options]: pass one "
+            "layer, with its features"
+        )
+    return p, labels, check_features(features, len(p))
+
+
 def confidence_and_correct(probabilities, labels) -> tuple[np.ndarray, np.ndarray]:
     """Confidence, the largest option probability, and whether that option is the right one.
 

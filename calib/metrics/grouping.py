@@ -12,7 +12,7 @@ import numpy as np
 
 from calib.metrics.bins import bin_index, bin_sums
 from calib.metrics.bootstrap import interval_of
-from calib.metrics.checks import check, check_count, check_features, top
+from calib.metrics.checks import check_count, check_with_features, top
 
 PARTITIONS = ("tree", "clusters")
 MOST_NEIGHBOURS = 2000
@@ -132,13 +132,7 @@ def grouping_loss(
     >>> bool(loss.low < 0.25**2 < loss.high)
     True
     """
-    p, labels = check(probabilities, labels)
-    if p.ndim != 2:
-        raise ValueError(
-            f"probabilities have shape {p.shape}; here they must be [questions, options]: pass one "
-            "layer, with its features"
-        )
-    features = check_features(features, len(p))
+    p, labels, features = check_with_features(probabilities, labels, features)
     n_bins, min_region = check_count("n_bins", n_bins), check_count("min_region", min_region)
     n_resamples = check_count("n_resamples", n_resamples)
     if partition not in PARTITIONS:

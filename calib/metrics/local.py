@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.metrics.bins import bin_index
-from calib.metrics.checks import check, check_count, check_features, top
+from calib.metrics.checks import check_count, check_features, check_with_features, top
 
 BLOCK = 2**22  # kernel values held at once, 32 MB
 
@@ -168,13 +168,7 @@ def local_calibration_error(
     >>> local_calibration_error(p, [0, 0, 1, 1], x, n_components=1).round(3).tolist()
     [0.25, 0.25, 0.75, 0.75]
     """
-    p, labels = check(probabilities, labels)
-    if p.ndim != 2:
-        raise ValueError(
-            f"probabilities have shape {p.shape}; here they must be [questions, options]: pass one "
-            "layer, with its features"
-        )
-    features = check_features(features, len(p))
+    p, labels, features = check_with_features(probabilities, labels, features)
     n_bins = check_count("n_bins", n_bins)
     if not gamma > 0:
         raise ValueError(f"gamma is {gamma}; it must be above 0, such as 0.2")
