@@ -72,6 +72,29 @@ def local_errors(p, labels, stream, gamma=0.05, n_components=5):
     return errors
 
 
+def gaps(p, labels):
+    """Confidence less right answers, summed in each bin of ten, over all questions."""
+    top, right = p.max(axis=1), p.argmax(axis=1) == labels
+    bins = np.ceil(top * 10 - 1e-9)
+    return [(top - right)[bins == b].sum() / len(p) for b in range(1, 11)]
+
+
+def over(p, labels):
+    return sum(max(gap, 0) for gap in gaps(p, labels))
+
+
+def under(p, labels):
+    return sum(max(-gap, 0) for gap in gaps(p, labels))
+
+
+def wrong(p, labels):
+    return np.mean(p.max(axis=1) * (p.argmax(axis=1) != labels))
+
+
+def right(p, labels):
+    return np.mean((1 - p.max(axis=1)) * (p.argmax(axis=1) == labels))
+
+
 def sparsification(p, labels):
     """Error rates of the most certain less those of the best order; ties count by their mean."""
     wrong = pd.Series((p.argmax(axis=1) != labels).astype(float))
@@ -138,38 +161,35 @@ def expected_beyond(lab, cal):
     for kind, features in {"stream": stream, "last": last}.items():
         halvings = [bound(lab.base[6], labels, features, seed) for seed in range(5)]
         values[f"beyond_base_6_{kind}"] = np.mean(halvings)
-    for name in ("base", "tempered"):
-
-        def spent(p, y):
-            return np.mean(p.max(axis=1) * (p.argmax(axis=1) != y))
-
-        values[f"beyond_{name}_wrong"] = lab.interval(spent, ways[name])
+    sides = {"over": over, "under": under, "wrong": wrong, "right": right}
+    for name in ("base", "tuned", "tempered"):
+        for side, measure in sides.items():
+            values[f"beyond_{name}_{side}"] = lab.interval(measure, ways[name])
     chance = said(base, chances(base, posterior))
     for name, p in {"base": base, "constant": constant, "chance": chance}.items():
         errors = local_errors(p, labels, lab.stream["almanac"][8])
         values[f"beyond_lce_{name}"], values[f"beyond_mlce_{name}"] = errors.mean(), errors.max()
+        wider = local_errors(p, labels, lab.stream["almanac"][8], gamma=0.2)
+        values[f"beyond_lce_{name}_middle"] = wider.mean()
     return values | agreements(ways, labels, posterior, lab)
 
 
 def agreements(ways, labels, posterior, lab):
     measures = {"ECE": plain.ece, "NLL": nll, "Brier": brier, "AUSE": sparsification}
 
-    def ranked(i, name):
+    def ranked(i, measure, ways=ways):
         some = [p[i] for p in ways.values()]
         away = [np.mean((p.max(axis=1) - chances(p, posterior[i])) ** 2) for p in some]
-        return rank_correlation([measures[name](p, labels[i]) for p in some], away)
+        return rank_correlation([measure(p, labels[i]) for p in some], away)
 
     values = {
-        f"beyond_agree_{name}": lab.of(lambda i, name=name: ranked(i, name), times=60)
-        for name in measures
+        f"beyond_agree_{name}": lab.of(lambda i, measure=measure: ranked(i, measure), times=60)
+        for name, measure in measures.items()
     }
-    level, order, score = (
-        [m(p, labels) for p in ways.values()] for m in (plain.ece, sparsification, nll)
-    )
+    finite = {name: p for name, p in ways.items() if name != "isotonic"}
+    values["beyond_agree_NLL_finite"] = lab.of(lambda i: ranked(i, nll, finite), times=60)
+    level, order = ([m(p, labels) for p in ways.values()] for m in (plain.ece, sparsification))
     values["beyond_agree_level_order"] = rank_correlation(level, order)
-    away = [np.mean((p.max(axis=1) - chances(p, posterior)) ** 2) for p in ways.values()]
-    kept = np.flatnonzero(np.isfinite(score))
-    values["beyond_agree_NLL_finite"] = rank_correlation(np.take(score, kept), np.take(away, kept))
     return values
 
 

@@ -2,7 +2,10 @@
 
 import numpy as np
 import plain
-from plain_beyond import said
+from plain_beyond import nll, said
+from plain_steering import unit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import RidgeCV
 
 from calib.recalibration.few_shot import FewShot
 from calib.recalibration.mixtures import draw_mixtures
@@ -40,6 +43,11 @@ def histogram(fit, judge, n_bins=5):
     return said(judge.p, says)
 
 
+def isotonic(fit, judge):
+    steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+    return said(judge.p, steps.fit(fit.top, fit.right).predict(judge.top))
+
+
 def local(fit, judge, there, here, gamma=0.2, n_bins=5):
     """The accuracy of the bin's questions, weighted by their distance in all components."""
     mean = there.mean(axis=0)
@@ -75,13 +83,42 @@ def expected_recalibration(lab, cal):
         for metric in (plain.ece, plain.nll, plain.auroc):
             key = f"recalibration_tuned_{way}_{metric.__name__}"
             values[key] = lab.interval(metric, p)
+    for way in ("temperature", "histogram"):
+        change = lab.change(plain.auroc, ways[way], off.p)
+        values[f"recalibration_tuned_{way}_auroc_change"] = change
+    values |= steered(lab, cal)
     rng, methods = np.random.default_rng(0), {"temperature": tempered, "histogram": histogram}
     for n in (50, 200):
         drawn = [rng.permutation(2000)[:n] for _ in range(10)]
         for key, method in methods.items():
-            errors = [plain.ece(method(on.some(rows), off), labels) for rows in drawn]
-            values[f"recalibration_{key}_{n}_ece"] = middle(errors)
+            answers = [method(on.some(rows), off) for rows in drawn]
+            for metric in (plain.ece, nll):
+                errors = [metric(p, labels) for p in answers]
+                values[f"recalibration_{key}_{n}_{metric.__name__}"] = middle(errors)
     return values | shifted(lab, cal) | slices(lab, cal) | letters(lab, cal)
+
+
+def steered(lab, cal):
+    """A regression of the signed gap on the stream of layer 4, at the best of eleven strengths."""
+    name, x = "almanac-tuned", cal.stream["almanac-tuned"][4].astype(float)
+    scale, on = np.median(np.linalg.norm(x, axis=1)), Split(cal.tuned[-1], cal.labels)
+    penalties = np.logspace(-5, 1, 13)
+    ridge = RidgeCV(alphas=len(x) * penalties).fit((x - x.mean(axis=0)) / scale, on.top - on.right)
+    vector = unit(ridge.coef_) * scale
+    strengths = np.linspace(-2, 2, 11)
+    logits = cal.pushed([(4, strength * vector) for strength in strengths])
+    scores = {s: plain.softmax(z) for s, z in zip(strengths, logits, strict=True)}
+    still = plain.accuracy(scores[0], cal.labels)
+    near = [
+        s for s, p in scores.items() if abs(plain.accuracy(p, cal.labels) - still) <= 0.005 + 1e-9
+    ]
+    best = min(near, key=lambda s: plain.nll(scores[s], cal.labels))
+    p = plain.softmax(lab.pushed([(4, best * vector)]))[0]
+    return {
+        "recalibration_tuned_direction_ece": lab.interval(plain.ece, p),
+        "recalibration_tuned_direction_nll": lab.interval(plain.nll, p),
+        "recalibration_tuned_direction_auroc_change": lab.change(plain.auroc, p, lab.p[name][-1]),
+    }
 
 
 def shifted(lab, cal):
@@ -103,7 +140,10 @@ def shifted(lab, cal):
     judge("easy_tuned_temperature_other", plain.gap, tempered, tuned, on_easy, ~in_easy)
     judge("easy_tuned_temperature_own", plain.gap, tempered, tuned, ~on_easy, ~in_easy)
     judge("hard_tuned_temperature_other", plain.gap, tempered, tuned, ~on_easy, in_easy)
-    judge("easy_base_histogram_other", plain.ece, histogram, base, on_easy, ~in_easy)
+    for shift, fitted, judged in (("easy", on_easy, ~in_easy), ("hard", ~on_easy, in_easy)):
+        judge(f"{shift}_base_histogram_other", plain.ece, histogram, base, fitted, judged)
+        judge(f"{shift}_tuned_temperature_other", plain.ece, tempered, tuned, fitted, judged)
+        judge(f"{shift}_tuned_isotonic_other", plain.ece, isotonic, tuned, fitted, judged)
     judge("easy_base_as_it_is_other", plain.ece, lambda _, q: q.p, base, on_easy, ~in_easy)
     return values
 
@@ -116,11 +156,11 @@ def slices(lab, cal):
     for side, some, whose in (("on", cal, of), ("off", lab, asked)):
         base, tuned = np.log(some.base[-1]), np.log(some.tuned[-1])
         every_second = np.isin(whose, second)[:, None]
-        logits["tuned", side] = tuned
+        logits["base", side], logits["tuned", side] = base, tuned
         logits["patchwork", side] = np.where(every_second, tuned, base)
         logits["reversed", side] = np.where(every_second, base, tuned)
     mixtures, values = draw_mixtures(asked, 220, 200, seed=1), {}
-    for name in ("tuned", "patchwork", "reversed"):
+    for name in ("base", "tuned", "patchwork", "reversed"):
         z, x = logits[name, "on"], logits[name, "off"]
         method = FewShot().fit(z, cal.labels, subjects=of)
         fit, pooled, rows = Split(plain.softmax(z), cal.labels), method.given(z), []

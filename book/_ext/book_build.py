@@ -3,11 +3,11 @@ chapters ran on, and how a page stays whole with the network off."""
 
 import hashlib
 import importlib.metadata
-import logging
 import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jupyter_cache import get_cache
@@ -75,16 +75,22 @@ def execute_side_by_side(app, env, docnames):
     only what failed, to tell why.
     """
     paths = [Path(env.doc2path(name)) for name in docnames]
-    paths = [str(p) for p in paths if is_myst_markdown_notebook(p.read_text(encoding="utf-8"))]
-    cache = get_cache(app.config.nb_execution_cache_path)
-    for path in paths:
-        cache.add_nb_to_project(path, read_data={"name": "myst_nb_md", "type": "plugin"})
+    paths = [p for p in paths if is_myst_markdown_notebook(p.read_text(encoding="utf-8"))]
+    # The longest first, so that none is left alone at the end.
+    paths.sort(key=lambda path: path.stat().st_size, reverse=True)
     # With a thread a chapter they do not wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    log = logging.getLogger("chapters")
-    log.setLevel(logging.INFO)  # tells which chapter is being executed, and nothing of the pool
-    executor = load_executor("local-parallel", cache, logger=log)
-    executor.run_and_cache(filter_uris=paths, timeout=app.config.nb_execution_timeout)
+
+    def execute(path):
+        cache = get_cache(app.config.nb_execution_cache_path)
+        cache.add_nb_to_project(str(path), read_data={"name": "myst_nb_md", "type": "plugin"})
+        executor = load_executor("local-serial", cache)
+        executor.run_and_cache(filter_uris=[str(path)], timeout=app.config.nb_execution_timeout)
+        print(f"executed {path.name}", flush=True)
+
+    get_cache(app.config.nb_execution_cache_path).list_cache_records()  # made before it is shared
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(execute, paths))
 
 
 def keep_page_whole(app, pagename, templatename, context, doctree):

@@ -58,8 +58,7 @@ def ece_split(probabilities, labels, n_bins: int = 10) -> EceSplit:
     An ECE alone cannot tell the underconfidence found in recent foundation models, on data like
     their training's [2]_, from the overconfidence of older classifiers; its two parts can.
 
-    Confidence on wrong answers is what [1]_ calls the dark side of calibration: if a model is
-    overconfident throughout, its ECE is a difference of two means over questions,
+    If a model is overconfident throughout, its ECE is a difference of two means over questions,
 
         ECE = (1 - a) E[c | wrong] - a (1 - E[c | right]) = wrong - right,
 
