@@ -33,7 +33,7 @@ def from_the_table():
         values[f"{key}_ece"] = (count * abs(c - a)).sum() / count.sum()
         values[f"{key}_gap"] = (count * (c - a)).sum() / count.sum()
         values[f"{key}_accuracy"] = (count * a).sum() / count.sum()
-        for name in ("truth", "ece_scaled"):
+        for name in ("auroc", "truth", "ece_scaled"):
             values[f"{key}_{name}"] = run[name]
         if "ece_recovered" in run:
             values[f"{key}_recovered"] = run["ece_recovered"]
@@ -132,18 +132,18 @@ def expected_training(lab, questions):
                 f"{key}_truth",
                 lambda i, c=c: np.corrcoef(c[i], facts.reliability[i])[0, 1],
             )
-        same = [one_of(5, 39, (said == said[:, [j]]).sum(axis=1) - 1) for j in range(40)]
-        curves = {
-            "measured": one_of(5, 40, (tried == tokens[:, None]).sum(axis=1)),
-            "agreement": 1 - (1 - sure) ** 5,
-            "answers": np.mean(same, axis=0),
-        }
+        put(f"{name}_one_ece", lambda i, c=sure, y=spoken: abs(c[i].mean() - y[i].mean()))
+        alike = [(said == said[:, [j]]).sum(axis=1) - 1 for j in range(40)]
+        for k in (5, 39):
+            curves = {
+                "measured": one_of(k, 40, (tried == tokens[:, None]).sum(axis=1)),
+                "agreement": 1 - (1 - sure) ** k,
+                "answers": np.mean([one_of(k, 39, same) for same in alike], axis=0),
+            }
+            for key, solved in curves.items():
+                put(f"pass_{name}_{key}_{k}", lambda i, solved=solved: solved[i].mean())
         mu = p[np.arange(facts.n), tokens]
-        ways = {"two": np.full(facts.n, 2), "true": dealt(mu, 2 * facts.n)}
-        ways["agreement"] = dealt(sure, 2 * facts.n)
-        for key, solved in curves.items():
-            put(f"pass_{name}_{key}", lambda i, solved=solved: solved[i].mean())
-        for key, spent in ways.items():
-            solved = 1 - (1 - mu) ** spent
-            put(f"budget_{name}_{key}", lambda i, solved=solved: solved[i].mean())
+        for key, guess in (("true", mu), ("agreement", sure), ("letters", by_letter[0])):
+            gained = (1 - mu) ** 2 - (1 - mu) ** dealt(guess, 2 * facts.n)
+            put(f"gain_{name}_{key}", lambda i, gained=gained: gained[i].mean())
     return values

@@ -260,9 +260,10 @@ DRAWN = {
     "training_base_entropy_gap": 0.015,
     "training_tuned_agreement_ece": 0.015,
     "training_tuned_agreement_gap": 0.01,
-    **{f"training_pass_{name}_measured": 0.01 for name in ("base", "tuned")},
-    **{f"training_pass_{name}_answers": 0.005 for name in ("base", "tuned")},
-    **{f"training_budget_{name}_agreement": 0.003 for name in ("base", "tuned")},
+    **{f"training_pass_{name}_measured_{k}": 0.01 for name in ("base", "tuned") for k in (5, 39)},
+    **{f"training_pass_{name}_answers_{k}": 0.005 for name in ("base", "tuned") for k in (5, 39)},
+    **{f"training_gain_{name}_agreement": 0.003 for name in ("base", "tuned")},
+    "training_base_one_ece": 0.01,
 }
 # Values that are small themselves.
 SMALL = {
@@ -658,6 +659,7 @@ def test_proper_losses_are_honest_with_fresh_answers_and_none_with_fixed_ones(gl
     )
     assert lies_below(limits["fixed_focal-3_0_ece"], limits["fixed_focal-3_0_recovered"])
     assert lies_below(limits["fixed_cross-entropy_0_truth"], limits["fixed_focal-3_0_truth"])
+    assert abs(v["fixed_focal-3_0_auroc"] - v["fixed_cross-entropy_0_auroc"]) < 0.01
     for loss in ("cross-entropy", "focal-3"):  # the second runs
         for regime in ("fresh", "fixed"):
             two = (v[f"{regime}_{loss}_{seed}_gap"] for seed in (0, 1))
@@ -672,17 +674,15 @@ def test_agreement_is_as_honest_as_the_model(glued):
     for name in ("base", "tuned"):
         order = [v[f"{name}_{kind}_auroc"] for kind in ("agreement", "distance", "entropy")]
         assert np.ptp(order) < 0.01
-        assert v[f"{name}_one_auroc"] == 0.5
+    assert v["base_one_ece"] < v["base_agreement_ece_high"]
 
 
 def test_the_honest_model_forecasts_its_own_attempts(glued):
     v, limits = values_of(glued, "training")
-    assert abs(v["pass_base_answers"] - v["pass_base_measured"]) < 0.01
-    assert lies_below(limits["pass_tuned_measured"], limits["pass_tuned_answers"])
+    assert abs(v["pass_base_answers_5"] - v["pass_base_measured_5"]) < 0.01
+    assert lies_below(limits["pass_base_answers_39"], limits["pass_base_measured_39"])
+    assert lies_below(limits["pass_tuned_measured_5"], limits["pass_tuned_answers_5"])
     for name in ("base", "tuned"):
-        assert lies_below(limits[f"pass_{name}_answers"], limits[f"pass_{name}_agreement"])
-        two, agreed, true = (v[f"budget_{name}_{key}"] for key in ("two", "agreement", "true"))
-        assert two < agreed < true
-    assert (v["budget_base_agreement"] - v["budget_base_two"]) / (
-        v["budget_base_true"] - v["budget_base_two"]
-    ) == pytest.approx(2 / 3, abs=0.08)
+        assert lies_below(limits[f"pass_{name}_answers_5"], limits[f"pass_{name}_agreement_5"])
+        assert 0 < v[f"gain_{name}_letters_low"]
+        assert v[f"gain_{name}_letters"] < v[f"gain_{name}_agreement"] < v[f"gain_{name}_true"]

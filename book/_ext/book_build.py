@@ -74,6 +74,8 @@ def execute_side_by_side(app, env, docnames):
     MyST-NB would execute them one after another; it finds them in the cache, and executes again
     only what failed, to tell why.
     """
+    if app.config.nb_execution_mode != "cache":
+        return
     paths = [Path(env.doc2path(name)) for name in docnames]
     paths = [p for p in paths if is_myst_markdown_notebook(p.read_text(encoding="utf-8"))]
     # The longest first, so that none is left alone at the end.
