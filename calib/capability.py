@@ -20,6 +20,7 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
+from scipy.special import xlog1py
 
 from calib.metrics.checks import check_count, plain
 
@@ -105,20 +106,24 @@ def expected_pass_at_k(chance, k):
         raise TypeError(f"k is {k.dtype}; it must count answers, in integers")
     if (k < 0).any():
         raise ValueError(f"k is {k.min()} at its least; it must not be negative")
-    return plain(1 - (1 - chance) ** k)
+    # (1 - p)^k by its logarithm: next to 1, a small p would lose its digits.
+    return plain(0 - np.expm1(xlog1py(k, -chance)))
 
 
 def capability_brier(confidence, correct):
     """Mean squared distance of confidence from capability, estimated without bias from samples.
 
     The mean over questions of (c - m)² - m (1 - m) / (k - 1), where m of the k samples, as a share,
-    are right [1]_: the second term is what the chance of k samples alone adds to the first. The
-    Brier score of confidence against single answers is larger by the mean of μ (1 - μ), which no
-    confidence can avoid. The correction is elementary and ours; the target is after the paper.
+    are right [1]_: the second term is what the chance of k samples alone adds to the first. It is
+    unbiased only for a confidence that was not computed from these samples: of the share m of five
+    itself it makes -.04 where .04 is true, for capabilities drawn from Beta(2, 2). The Brier score
+    of confidence against single answers is larger by the mean of μ (1 - μ), which no confidence can
+    avoid. The correction is elementary and ours; the target is after the paper.
 
     Parameters
     ----------
     confidence : array_like ``[..., questions]``, 0 to 1
+        Not from the samples in ``correct``: for the agreement of answers, draw others to judge it.
     correct : array_like of bool ``[questions, samples]``
         At least 2 samples; shared by all leading axes.
 

@@ -5,12 +5,16 @@ class indices from 0, and returns their mean loss, a tensor ``[]`` that is not n
 TypeError or ValueError where one of them, or a parameter, is of another type, shape or range, or
 there are no labels. Brier's loss is proper, as cross-entropy is: in expectation the true posterior
 minimises it. Focal loss is not.
+
+A logit of -inf is a class without a chance.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.nn.functional import logsigmoid, one_hot
+
+from calib.metrics.checks import check_real
 
 
 def brier_loss(logits, labels):
@@ -136,7 +140,9 @@ def _margins(logits, labels):
     With them p and 1 - p both keep their digits, however large the logits are.
     """
     at = labels[..., None]
-    others = logits.scatter(-1, at, -torch.inf).logsumexp(-1)
+    # Where no other class has a chance the log odds stay finite, else γ = 0 would make them nan.
+    finite = logits.clamp(min=torch.finfo(logits.dtype).min)
+    others = finite.scatter(-1, at, -torch.inf).logsumexp(-1)
     return logits.gather(-1, at)[..., 0] - others
 
 
@@ -150,6 +156,9 @@ def _distances(logits, labels):
 
 
 def _check(logits, labels) -> None:
+    for name, tensor in (("logits", logits), ("labels", labels)):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name} are {type(tensor).__name__}; they must be torch tensors")
     if not logits.is_floating_point():
         raise TypeError(f"logits are {logits.dtype}; they must be of a floating-point type")
     if labels.dtype != torch.int64:
@@ -167,9 +176,16 @@ def _check(logits, labels) -> None:
             f"labels run from {low} to {high}; with {n_classes} classes they must be from 0 to "
             f"{n_classes - 1}: leave out what is not to be learned before"
         )
+    largest = logits.amax(-1)
+    if not largest.isfinite().all():
+        raise ValueError(
+            f"the largest logit of a row is {largest[~largest.isfinite()][0].item()}; it must be "
+            "finite: find where the model overflows"
+        )
 
 
 def check_not_negative(name: str, value) -> None:
     """Refuse a weight or an exponent below 0, infinite or nan."""
+    check_real(name, value)
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} is {value}; it must be a finite number of at least 0")

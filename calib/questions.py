@@ -82,6 +82,30 @@ def load_questions(
     return questions
 
 
+def count_options(questions: Dataset) -> int:
+    """Number of options, which must be the same for all questions.
+
+    Raises
+    ------
+    ValueError
+        If there are no questions, or some have more options than others.
+
+    Examples
+    --------
+    >>> count_options(load_questions("almanac", limit=3))
+    4
+    """
+    counts = sorted({len(choices) for choices in questions["choices"]})
+    if not counts:
+        raise ValueError("there are no questions: check what selected them")
+    if len(counts) > 1:
+        raise ValueError(
+            f"questions have from {counts[0]} to {counts[-1]} options; all must have equally "
+            "many: take those of one number at a time"
+        )
+    return counts[0]
+
+
 def category_of(subject: str) -> str:
     """One of MMLU's four categories for a subject of MMLU or of the Almanac.
 

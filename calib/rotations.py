@@ -14,6 +14,7 @@ from datasets import Dataset, concatenate_datasets
 
 from calib.metrics import check
 from calib.models import Model
+from calib.questions import count_options
 from calib.reading import read_layers
 
 
@@ -29,7 +30,8 @@ def rotate_options(questions: Dataset, shift: int) -> Dataset:
     Returns
     -------
     datasets.Dataset
-        Answers, and posteriors where there are any, move with the options.
+        Answers, and posteriors where there are any, move with the options; a negative answer, such
+        as the -1 of :func:`calib.recalibration.content_free`, stays: no option is right.
 
     Raises
     ------
@@ -50,7 +52,9 @@ def rotate_options(questions: Dataset, shift: int) -> Dataset:
         raise TypeError(f"shift is {shift!r}; it must be an integer, a number of letters")
     columns = questions.to_dict()
     answers = zip(columns["answer"], columns["choices"], strict=True)
-    columns["answer"] = [(answer + shift) % len(choices) for answer, choices in answers]
+    columns["answer"] = [
+        (answer + shift) % len(choices) if answer >= 0 else answer for answer, choices in answers
+    ]
     for name in {"choices", "posterior"} & set(columns):
         columns[name] = [_move_on(row, shift) for row in columns[name]]
     rotated = Dataset.from_dict(columns, features=questions.features)
@@ -85,7 +89,8 @@ def read_rotations(model: Model, questions: Dataset, **settings) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there are no questions, and as :func:`calib.reading.read_layers`.
+        If there are no questions, or some have more options than others, and as
+        :func:`calib.reading.read_layers`.
 
     Examples
     --------
@@ -94,9 +99,7 @@ def read_rotations(model: Model, questions: Dataset, **settings) -> np.ndarray:
     >>> read_rotations(open_model("almanac"), load_questions("almanac", limit=5)).shape
     (5, 4, 4)
     """
-    if not len(questions):
-        raise ValueError("there are no questions to read")
-    n_options = len(questions[0]["choices"])
+    n_options = count_options(questions)
     rotated = concatenate_datasets([rotate_options(questions, r) for r in range(n_options)])
     logits = read_layers(model, rotated, **settings).logits[:, -1]
     return logits.reshape(n_options, len(questions), n_options).swapaxes(0, 1)

@@ -17,7 +17,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from calib.batches import Batch, fill
-from calib.metrics.checks import check_count
+from calib.metrics.checks import check_count, check_real
 from calib.models import Model
 from calib.prompts import format_open_question, tokenize
 from calib.tracing import pad_right
@@ -40,7 +40,10 @@ class Samples:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each sample is the right answer word for word, bool ``[questions, samples]``."""
+        """Whether each sample is the right answer word for word, bool ``[questions, samples]``.
+
+        A sample cut off at ``max_tokens`` is judged by what was drawn of it.
+        """
         return self.answers == self.labels_text[:, None]
 
 
@@ -72,7 +75,8 @@ def sample_answers(
         Divides the logits before the softmax; close to 0 the most probable word is taken always.
         No other filter is applied: an answer has the probability that the model gives it.
     max_tokens : int
-        Most tokens of an answer.
+        Most tokens of an answer. One that is cut off there is judged by what was drawn: with 1 by
+        its first word, however it would go on, and no right answer of more tokens can be given.
     batch_tokens : int
         Most tokens in one batch, counting prompt and answer for every sample, as if no two agreed;
         bounds the memory. Changes nothing that is drawn, up to rounding: a batch of another shape
@@ -109,6 +113,7 @@ def sample_answers(
     n_samples = check_count("n_samples", n_samples)
     max_tokens = check_count("max_tokens", max_tokens)
     batch_tokens = check_count("batch_tokens", batch_tokens)
+    check_real("temperature", temperature)
     if not 0 < temperature < np.inf:
         raise ValueError(
             f"temperature is {temperature}; it must be positive and finite: for the most probable "

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics import Interval
+from calib.metrics import Interval, check
 from calib.metrics.binned import bin_index, bin_sums, ece_of
 from calib.metrics.bootstrap import draw_counts
-from calib.metrics.checks import plain
+from calib.metrics.checks import check_count, plain
 from calib.reading import Reading
 
 
@@ -73,8 +73,9 @@ def known_grouping_loss(probabilities, posterior, n_bins: int = 100):
 
     Raises
     ------
-    ValueError
-        If the shapes do not fit together, or no bin holds two questions.
+    TypeError, ValueError
+        As :func:`calib.metrics.check`, of either array; if the shapes do not fit together,
+        ``n_bins`` is not an integer of at least 1, or no bin holds two questions.
 
     Examples
     --------
@@ -82,12 +83,19 @@ def known_grouping_loss(probabilities, posterior, n_bins: int = 100):
     >>> round(known_grouping_loss(p, [[0.9, 0.1], [0.5, 0.5]]), 6)  # 2 (0.2)²
     0.08
     """
-    p, posterior = np.asarray(probabilities, float), np.asarray(posterior, float)
-    if posterior.ndim != 2 or p.shape[-2:] != posterior.shape:
+    n_bins = check_count("n_bins", n_bins)
+    if np.ndim(posterior) != 2 or np.shape(probabilities)[-2:] != np.shape(posterior):
         raise ValueError(
-            f"probabilities have shape {p.shape}, the posterior {posterior.shape}; they must be "
-            "[..., questions, options] and [questions, options]"
+            f"probabilities have shape {np.shape(probabilities)}, the posterior "
+            f"{np.shape(posterior)}; they must be [..., questions, options] and "
+            "[questions, options]"
         )
+    unused = np.zeros(len(posterior), dtype=np.int64)
+    p, _ = check(probabilities, unused)
+    try:
+        posterior, _ = check(posterior, unused)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"of the posterior: {error}") from None
     index = bin_index(p.max(axis=-1), n_bins)
     chance_right = posterior[np.arange(len(posterior)), p.argmax(axis=-1)]  # [..., questions]
     count, total = bin_sums(index, n_bins, chance_right)  # [..., bins]

@@ -48,12 +48,12 @@ def isotonic(fit, judge):
     return said(judge.p, steps.fit(fit.top, fit.right).predict(judge.top))
 
 
-def local(fit, judge, there, here, gamma=0.2, n_bins=5):
-    """The accuracy of the bin's questions, weighted by their distance in all components."""
+def local(fit, judge, there, here, gamma=0.2, n_bins=5, n_components=3):
+    """The accuracy of the bin's questions, weighted by their distance in the first components."""
     mean = there.mean(axis=0)
     _, s, axes = np.linalg.svd(there - mean, full_matrices=False)
     unit = s[0] / np.sqrt(len(there) - 1)
-    x, z = (there - mean) @ axes.T / unit, (here - mean) @ axes.T / unit
+    x, z = ((a - mean) @ axes[:n_components].T / unit for a in (there, here))
     order = np.argsort(fit.top, kind="stable")
     parts = np.array_split(order, n_bins)
     edges, says = [fit.top[part].max() for part in parts[:-1]], np.empty(len(judge.p))
@@ -188,9 +188,9 @@ def turned(row, shift):
     return row | {"choices": row["choices"][-shift:] + row["choices"][:-shift]} if shift else row
 
 
-def answers(lab, rows):
-    """The base model's letters for rows of questions: log probabilities ``[rows, 4]``."""
-    module, tokenizer, tokens = lab.models["almanac"]
+def answers(lab, rows, name="almanac"):
+    """A model's letters for rows of questions: log probabilities ``[rows, 4]``."""
+    module, tokenizer, tokens = lab.models[name]
     _, logits = plain.last_states(module, tokenizer, [plain.prompt_of(row) for row in rows])
     return logits[:, tokens].double().log_softmax(-1).numpy()
 
@@ -230,6 +230,10 @@ def letters(lab, cal):
         )
         for (key, planted), p in ways.items()
     }
+    tuned = answers(lab, rows, "almanac-tuned")
+    values["recalibration_letters_tuned_none_planted"] = lab.change(
+        plain.nll, plain.softmax(tuned + FAVOUR), plain.softmax(tuned), np.arange(n)
+    )
     p = plain.softmax(z)
     chosen = np.take_along_axis(p, options[None], axis=2).argmax(axis=2)  # [questions, rotations]
     changes = (chosen != chosen[:, :1]).any(axis=1)

@@ -3,9 +3,11 @@
 import importlib.util
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+from jupyter_cache import get_cache
 
 specification = importlib.util.spec_from_file_location(
     "book_build", ROOT / "book" / "_ext" / "book_build.py"
@@ -82,3 +84,57 @@ def test_the_interpreters_own_files_change_nothing(checkout):
     (checkout / "calib" / "__pycache__").mkdir()
     (checkout / "calib" / "__pycache__" / "evolution.cpython-311.pyc").write_bytes(b"compiled")
     assert book_build.library_digest(checkout) == before
+
+
+NOTEBOOK = """---
+jupytext: {{text_representation: {{extension: .md, format_name: myst}}}}
+kernelspec: {{display_name: Python 3, language: python, name: python3}}
+---
+
+# {title}
+
+```{{code-cell}} ipython3
+{code}
+```
+"""
+
+
+def execute(folder, monkeypatch, mode, **cells):
+    """Chapters of one cell each, and one page without any; the cache afterwards."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which would be set for good
+    for name, code in cells.items():
+        (folder / f"{name}.md").write_text(NOTEBOOK.format(title=name, code=code))
+    (folder / "page.md").write_text("# Nothing to execute\n")
+    config = SimpleNamespace(
+        nb_execution_mode=mode,
+        nb_execution_cache_path=str(folder / "cache"),
+        nb_execution_timeout=60,
+    )
+    app = SimpleNamespace(config=config, outdir=str(folder / "build"))
+    env = SimpleNamespace(doc2path=lambda name: str(folder / f"{name}.md"))
+    book_build.execute_side_by_side(app, env, [*cells, "page"])
+    return get_cache(config.nb_execution_cache_path)
+
+
+def test_chapters_are_executed_into_the_cache(tmp_path, monkeypatch):
+    """All but what fails: MyST-NB, finding none, executes that again and reports it."""
+    cache = execute(
+        tmp_path,
+        monkeypatch,
+        "cache",
+        one="print(6 * 7)",
+        two="print(6 * 8)",
+        failing="print(1 / 0)",
+    )
+    records = cache.list_cache_records()
+    said = {}
+    for record in records:
+        (cell,) = (c for c in cache.get_cache_bundle(record.pk).nb.cells if c.cell_type == "code")
+        said[record.uri.rpartition("/")[2]] = [output["text"] for output in cell.outputs]
+    assert said == {"one.md": ["42\n"], "two.md": ["48\n"]}
+
+
+def test_where_nothing_is_to_be_executed_nothing_is(tmp_path, monkeypatch):
+    cache = execute(tmp_path, monkeypatch, "off", one=f"open({str(tmp_path / 'written')!r}, 'w')")
+    assert not (tmp_path / "written").exists()
+    assert cache.list_cache_records() == []

@@ -63,6 +63,13 @@ def test_expected_pass_at_k_by_hand():
     assert expected_pass_at_k(0.1, 2) == pytest.approx(0.19)
     found = expected_pass_at_k([0, 0.1, 1], [[0], [1], [2]])
     np.testing.assert_allclose(found, [[0, 0, 0], [0, 0.1, 1], [0, 0.19, 1]])
+    assert not np.signbit(found).any()
+
+
+def test_a_small_chance_keeps_its_digits():
+    """Next to 1, 1e-17 is nothing."""
+    assert expected_pass_at_k(1e-17, 10) == pytest.approx(1e-16, rel=1e-12)
+    assert expected_pass_at_k(1e-9, [1, 10**9])[1] == pytest.approx(1 - np.exp(-1), rel=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +121,17 @@ def test_single_answers_cost_their_own_noise_on_top():
     noise = (chance * (1 - chance)).mean()
     assert brier - capability_brier(confidence, correct) == pytest.approx(noise, abs=0.01)
     assert capability_brier(chance, correct) == pytest.approx(0, abs=0.001)
+
+
+def test_a_confidence_from_the_samples_that_judge_it_is_judged_too_well():
+    """Shares of five, about capabilities of Beta(2, 2): 1/25 from them, E μ (1 - μ) / 5."""
+    rng = np.random.default_rng(0)
+    chance = rng.beta(2, 2, 200_000)
+    once, again = (rng.random((200_000, 5)) < chance[:, None] for _ in range(2))
+    agreement = once.mean(axis=1)
+    assert ((agreement - chance) ** 2).mean() == pytest.approx(0.04, abs=0.001)
+    assert capability_brier(agreement, again) == pytest.approx(0.04, abs=0.001)
+    assert capability_brier(agreement, once) == pytest.approx(-0.04, abs=0.001)
 
 
 @pytest.mark.parametrize(

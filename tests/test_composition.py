@@ -69,6 +69,16 @@ def test_a_bin_without_a_gap_holds_though_sums_round():
     assert split.holds is True
 
 
+def test_a_bin_without_a_gap_holds_in_single_precision():
+    """Where .7 is .69999999."""
+    p, labels = two_options([0.9] * 10 + [0.7] * 10, [1] * 9 + [0] + [1] * 7 + [0] * 3)
+    split = ece_split(p.astype(np.float32), labels)
+    assert split.under > 1e-9
+    assert split.holds is True
+    p, labels = two_options([0.8999] * 10, [1] * 9 + [0])
+    assert ece_split(p.astype(np.float32), labels).holds is False
+
+
 @pytest.mark.parametrize(("answer", "wrong", "right"), [(0, 0.0, 0.25), (1, 0.75, 0.0)])
 def test_all_right_or_all_wrong(answer, wrong, right):
     split = ece_split([[0.75, 0.25]] * 3, [answer] * 3)

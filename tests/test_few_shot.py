@@ -150,6 +150,17 @@ def test_called_on_questions_it_takes_them_for_examples(world):
     np.testing.assert_array_equal(method(logits, features), method.given(logits, features)(logits))
 
 
+def test_mixtures_are_not_mixed_with_each_other(world):
+    """Each would be given the other's examples."""
+    _, method = world
+    logits, _, _, features = planted(30, seed=5)
+    for shape in ((2, 15), (30, 1)):
+        with pytest.raises(ValueError, match=r"examples of one mixture .*: give one mixture at a"):
+            method(logits.reshape(*shape, 2), features.reshape(*shape, 3))
+    with pytest.raises(ValueError, match=r"shape \(2,\); examples of one mixture"):
+        method(logits[0], features[0])
+
+
 def test_the_seed_decides_and_torch_keeps_its_own():
     import torch
 
@@ -235,8 +246,12 @@ def test_settings_are_checked(settings, error, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"subjects": None}, ValueError, r"fitted on mixtures of subjects; pass fit\(\.\.\., subj"),
-        ({"subjects": ["law"]}, ValueError, r"subjects have shape \(1,\), logits \(200, 2\)"),
+        ({"subjects": None}, ValueError, r"is fitted on subjects too; pass fit\(\.\.\., subjects"),
+        ({"subjects": ["law"]}, ValueError, r"subjects have shape \(1,\); .* each of the 200 que"),
+        ({"subjects": "law"}, ValueError, r"subjects have shape \(\)"),
+        ({"subjects": ["law", None] * 100}, TypeError, r"subjects\[1\] is None; .* is a str"),
+        ({"subjects": ["law", np.nan] * 100}, TypeError, r"subjects\[1\] is nan"),
+        ({"subjects": np.arange(200)}, TypeError, r"subjects\[0\] is 0; "),
         ({"labels": None}, ValueError, "is fitted on labels"),
         ({"features": None}, ValueError, "reads features too"),
         ({"features": np.zeros((200, 3))}, ValueError, "features are the same for all questions"),

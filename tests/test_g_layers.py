@@ -130,6 +130,8 @@ def test_both_parts_have_questions(n, held_out, size):
     [
         ({"hidden": (0,)}, ValueError, "hidden is 0; it must be an integer of at least 1"),
         ({"hidden": (2.5,)}, TypeError, "hidden is 2.5"),
+        ({"hidden": 16}, TypeError, r"hidden is 16; it must be a tuple of widths, as \(16,\)"),
+        ({"hidden": "16"}, TypeError, "hidden is '16'"),
         ({"patience": 0}, ValueError, "patience is 0"),
         ({"max_epochs": 0}, ValueError, "max_epochs is 0"),
         ({"learning_rate": 0}, ValueError, "learning_rate is 0; it must be above 0"),

@@ -1,5 +1,7 @@
 """The grouping loss: refusals, glest's numbers, planted losses, and the laboratory's known one."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ def planted(n, spread, seed=0):
         ({"level": 95}, ValueError, "level is 95; .* such as 0.95"),
         ({"binning": "mass"}, ValueError, "binning is 'mass'; it must be one of equal-width"),
         ({"partition": "forest"}, ValueError, "partition is 'forest'; .* tree, clusters"),
-        ({"n_bins": 100}, ValueError, "no region holds two questions to count: pass more"),
+        ({"n_bins": 100}, ValueError, "the fullest bin has 1 questions to learn from, min_region"),
     ],
 )
 def test_refuses_arguments(arguments, error, message):
@@ -150,11 +152,41 @@ def test_all_right_or_all_wrong_is_no_loss(partition, answer):
     assert (found.plug_in, found.bias, found.induced) == (0, 0, 0)
 
 
-def test_without_a_split_there_is_a_region_a_bin():
+@pytest.mark.parametrize("partition", ["tree", "clusters"])
+def test_where_no_bin_can_be_split_nothing_is_said(partition):
+    """Of 300 questions, 75 a bin, 37 or 38 teach: too few for two regions of 20."""
     p, labels, features = planted(300, 0.2)
-    found = grouping_loss(p, labels, features, n_bins=4, min_region=40)
-    assert (found.n_regions, found.plug_in, found.bias) == (4, 0, 0)
-    assert found.value == found.low == found.high == -found.induced
+    message = (
+        "the fullest bin has 38 questions to learn from, min_region is 20: no bin can be split; "
+        "pass more questions, or lower n_bins or min_region"
+    )
+    with pytest.raises(ValueError, match=message):
+        grouping_loss(p, labels, features, n_bins=4, partition=partition)
+    found = grouping_loss(p, labels, features, n_bins=4, partition=partition, min_region=19)
+    assert found.n_regions > 4
+    assert found.low < found.high
+
+
+def test_features_of_few_kinds_make_as_many_clusters():
+    """Without scikit-learn's warning that it finds no more."""
+    p, labels, features = planted(600, 0.2)
+    kinds = np.sign(features[:, :1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = grouping_loss(p, labels, kinds, n_bins=2, partition="clusters")
+    assert found.n_regions == 4
+    assert found.low > 0
+
+
+def test_induced_is_chance_where_questions_are_few():
+    """Answers are right as often at every confidence, so that it is of nothing but chance."""
+    rng = np.random.default_rng(0)
+    for n, expected in ((300, 0.008), (1000, 0.002), (4000, 0.0006)):
+        found = []
+        for _ in range(50):
+            confidence, correct = rng.uniform(0.25, 1, n // 2), rng.random(n // 2) < 0.7
+            found.append(_induced(confidence, correct, bin_index(confidence, 5, "equal-mass"), 5))
+        assert np.mean(found) == pytest.approx(expected, rel=0.25)
 
 
 def test_seeds_decide():

@@ -1,6 +1,7 @@
 """Losses: literal values, torch's own, gradients, and the minimiser of focal loss found again."""
 
 from functools import partial
+from math import inf, nan
 
 import numpy as np
 import pytest
@@ -182,6 +183,24 @@ def test_large_logits_in_single_precision(loss, gap):
     assert loss(logits[1], torch.tensor(0)) > 1.9
 
 
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_where_no_other_class_has_a_chance_nothing_is_lost(loss, dtype):
+    logits = torch.tensor([[3.0, -inf, -inf]], dtype=dtype, requires_grad=True)
+    value = loss(logits, torch.tensor([0]))
+    value.backward()
+    assert value.item() == 0
+    assert logits.grad.tolist() == [[0, 0, 0]]
+
+
+def test_masked_classes_leave_cross_entropy():
+    logits, labels = sample()
+    logits[:, 4], labels = -inf, labels.clamp(max=3)
+    torch.testing.assert_close(focal_loss(logits, labels, 0), cross_entropy(logits, labels))
+    one = torch.tensor([[1.0, -inf]])
+    assert focal_loss(one, torch.tensor([0]), gamma=0).item() == 0
+
+
 def test_a_wrong_answer_costs_its_log_odds_however_sure():
     logits = torch.tensor([[0.0, 1e4]])
     assert focal_loss(logits, torch.tensor([0]), gamma=3).item() == 1e4
@@ -274,6 +293,13 @@ def test_focal_posterior_of_any_leading_shape():
 @pytest.mark.parametrize(
     "logits, labels, error, message",
     [
+        ([[0.0, 1.0]], torch.tensor([0]), TypeError, "logits are list; they must be torch tensors"),
+        (np.zeros((2, 3)), torch.tensor([0, 1]), TypeError, "logits are ndarray; they must be"),
+        (torch.zeros(2, 3), [0, 1], TypeError, "labels are list; they must be torch tensors"),
+        (torch.zeros(2, 3), np.array([0, 1]), TypeError, "labels are ndarray"),
+        (torch.tensor([[0, nan]]), torch.tensor([0]), ValueError, "largest logit of a row is nan"),
+        (torch.tensor([[0, inf]]), torch.tensor([0]), ValueError, "largest logit of a row is inf"),
+        (torch.tensor([[-inf] * 2]), torch.tensor([0]), ValueError, "is -inf; it must be finite"),
         (torch.zeros(2, 3).long(), torch.tensor([0, 1]), TypeError, r"logits are torch.int64"),
         (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), TypeError, r"labels are torch.float32"),
         (torch.zeros(2, 3), torch.tensor([0]), ValueError, r"logits have shape \[2, 3\], labels"),
@@ -300,6 +326,8 @@ def test_bad_parameters(value):
     ):
         with pytest.raises(ValueError, match=rf"{name} is {value}; it must be a finite number"):
             loss(logits, labels, **{name: value})
+    with pytest.raises(TypeError, match="gamma is '1'; it must be a number"):
+        focal_loss(logits, labels, gamma="1")
     with pytest.raises(ValueError, match=rf"threshold is {value}; it is a probability"):
         focal_loss_sd(logits, labels, threshold=value)
     with pytest.raises(ValueError, match=rf"gamma is {value}"):

@@ -131,6 +131,8 @@ def test_bad_logits_are_refused(method):
         method(np.zeros((2, 3)))
     with pytest.raises(RuntimeError, match=f"{type(method).__name__}.* has not been fitted"):
         type(method)()(np.zeros((2, 4)))
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        _ = type(method)().prior
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (5, 3, 4), (2, 5, 4, 4)])
@@ -170,5 +172,21 @@ def test_content_free_needs_texts(texts):
 
 
 def test_content_free_needs_questions():
-    with pytest.raises(ValueError, match="there are no questions to take subjects"):
+    with pytest.raises(ValueError, match="there are no questions"):
         content_free(Dataset.from_dict({"subject": [], "choices": []}))
+
+
+def test_content_free_needs_questions_of_as_many_options():
+    rows = [{"subject": "law", "choices": list("ABCD"[:n])} for n in (4, 3)]
+    with pytest.raises(ValueError, match=r"questions have from 3 to 4 options; all must have equ"):
+        content_free(Dataset.from_list(rows))
+
+
+def test_questions_that_have_labels_are_not_without_content():
+    """The calibration split, which every other method is fitted on, is one mistake away."""
+    logits = np.log([[0.6, 0.4], [0.2, 0.8]])
+    with pytest.raises(ValueError, match="without content, which have no labels: content_free mak"):
+        ContextualCalibration().fit(logits, [0, 1])
+    with pytest.raises(ValueError, match="which have no labels"):
+        ContextualCalibration().fit(logits, [-1, 1])
+    np.testing.assert_allclose(ContextualCalibration().fit(logits, [-1, -1]).prior, [0.4, 0.6])

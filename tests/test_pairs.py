@@ -30,10 +30,19 @@ def test_metrics_are_those_of_the_pairs():
     assert metrics.ece(p[0], labels, n_bins=2) == pytest.approx(by_hand)
 
 
+def test_the_least_confidence_takes_a_thousand_other_options():
+    p, labels = metrics.from_pairs(np.maximum([0.0, 1.0], 0.001), [True, True])
+    assert p.shape == (2, 1001)
+    assert metrics.mean_confidence(p, labels) == pytest.approx(0.5005)
+    assert metrics.accuracy(p, labels) == 1
+
+
 @pytest.mark.parametrize(
     ("confidence", "correct", "error", "message"),
     [
-        ([0.5, 0.0], [True, False], ValueError, "confidence holds 0.0; it must be above 0"),
+        ([0.5, 0.0], [True, False], ValueError, r"holds 0.0; .* np.maximum\(confidence, 0.001\)"),
+        ([0.5, 0.0009], [True, False], ValueError, "confidence holds 0.0009; it must lie between"),
+        ([80, 95], [True, False], ValueError, r"confidence holds 80.0; .* percentages by 100"),
         ([0.5, 1.1], [True, False], ValueError, "confidence holds 1.1"),
         ([0.5, np.nan], [True, False], ValueError, "confidence holds nan"),
         ([0.5, 0.5], [1, 0], TypeError, "correct is int64; it must be bool"),

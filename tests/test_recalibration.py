@@ -1,5 +1,6 @@
 """What every recalibration method keeps to: refusals, shapes, answers, probabilities."""
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis.extra.numpy import arrays
 from calib import metrics
 from calib.arrays import softmax
 from calib.recalibration.clipping import FeatureClipping
+from calib.recalibration.few_shot import FewShot
 from calib.recalibration.g_layers import GLayers
 from calib.recalibration.lore import LoRe
+from calib.recalibration.option_prior import BatchCalibration, ContextualCalibration, PriDe
 from calib.recalibration.temperature import Temperature
 from calib.recalibration.top_label import HistogramBinning, Isotonic, TopLabel, spread
 
@@ -27,13 +30,24 @@ METHODS = {
     "clipping": lambda: FeatureClipping(ROWS, np.zeros(OPTIONS)),
     "clipping_above": lambda: FeatureClipping(ROWS, np.zeros(OPTIONS), two_sided=False),
     "g_layers": lambda: GLayers(max_epochs=30),
+    "few_shot": lambda: FewShot(5, n_components=2, n_judged=20, n_steps=60),
+    "batch": BatchCalibration,
+    "contextual": ContextualCalibration,
+    "pride": PriDe,
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 WITH_FEATURES = {name: make for name, make in METHODS.items() if make().needs_features}
 every_method_with_features = pytest.mark.parametrize(
     "make", WITH_FEATURES.values(), ids=WITH_FEATURES
 )
+WITH_LABELS = {name: make for name, make in METHODS.items() if make().needs_labels}
+every_method_with_labels = pytest.mark.parametrize("make", WITH_LABELS.values(), ids=WITH_LABELS)
 KEEPING = {name: make for name, make in METHODS.items() if not make().changes_answer}
+
+
+def without(*names):
+    kept = {name: make for name, make in METHODS.items() if name not in names}
+    return pytest.mark.parametrize("make", kept.values(), ids=kept)
 
 
 def problem(seed=0, n=N):
@@ -54,6 +68,21 @@ def bad(array, value, at=3):
 LOGITS, LABELS, FEATURES = problem()
 
 
+def fit(method, logits, labels, features):
+    """As a loop over all methods would, but for the two whose logits are of other questions."""
+    if isinstance(method, PriDe):  # nothing moves with the options
+        logits = np.repeat(np.asarray(logits)[:, None], np.shape(logits)[1], axis=1)
+    if isinstance(method, ContextualCalibration):
+        labels = None
+    subjects = np.resize(["law", "music"], np.shape(logits)[:1] or 1)
+    return method.fit(logits, labels, features, subjects)
+
+
+@cache
+def fitted_once(make):
+    return fit(make(), LOGITS, LABELS, FEATURES)
+
+
 # Refusals
 
 
@@ -69,6 +98,17 @@ LOGITS, LABELS, FEATURES = problem()
         (bad(LOGITS, -np.inf), LABELS, ValueError, "logits must be finite"),
         (LOGITS.astype(str), LABELS, TypeError, "logits are <U.*; they must be real numbers"),
         (LOGITS + 1j, LABELS, TypeError, "logits are complex128"),
+    ],
+)
+@without("pride")  # whose logits are of another shape, see test_option_prior.py
+def test_logits_that_cannot_be_fitted_are_refused(make, logits, labels, error, message):
+    with pytest.raises(error, match=message):
+        fit(make(), logits, labels, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "error", "message"),
+    [
         (LOGITS, None, ValueError, r"is fitted on labels; pass fit\(logits, labels"),
         (LOGITS, LABELS[:-1], ValueError, r"labels have shape \(199,\)"),
         (LOGITS, LABELS.astype(float), TypeError, "labels are float64"),
@@ -77,10 +117,10 @@ LOGITS, LABELS, FEATURES = problem()
         (LOGITS, LOGITS.argmin(axis=1), ValueError, "all 200 answers are wrong"),
     ],
 )
-@every_method
-def test_what_cannot_be_fitted_is_refused(make, logits, labels, error, message):
+@every_method_with_labels
+def test_labels_that_cannot_be_fitted_are_refused(make, logits, labels, error, message):
     with pytest.raises(error, match=message):
-        make().fit(logits, labels, FEATURES)
+        fit(make(), logits, labels, FEATURES)
 
 
 BAD_FEATURES = [
@@ -99,9 +139,9 @@ BAD_FEATURES = [
 @every_method_with_features
 def test_bad_features_are_refused(make, features, error, message):
     with pytest.raises(error, match=message):
-        make().fit(LOGITS, LABELS, features)
+        fit(make(), LOGITS, LABELS, features)
     with pytest.raises(error, match=message):
-        make().fit(LOGITS, LABELS, FEATURES)(LOGITS, features)
+        fitted_once(make)(LOGITS, features)
 
 
 @pytest.mark.parametrize(
@@ -114,29 +154,39 @@ def test_bad_features_are_refused(make, features, error, message):
 )
 @every_method
 def test_what_cannot_be_called_on_is_refused(make, logits, error, message):
-    fitted = make().fit(LOGITS, LABELS, FEATURES)
     with pytest.raises(error, match=message):
-        fitted(logits, FEATURES)
+        fitted_once(make)(logits, FEATURES)
 
 
 @every_method
-def test_calling_before_fitting_is_refused(make):
-    with pytest.raises(RuntimeError, match=r"has not been fitted; call fit\(logits, labels"):
+def test_before_fitting_there_is_nothing_to_call_or_count(make):
+    refused = pytest.raises(RuntimeError, match=r"has not been fitted; call fit\(logits, labels")
+    with refused:
         make()(LOGITS, FEATURES)
+    with refused:
+        _ = make().n_fitted
 
 
-@pytest.mark.parametrize("make", [m for name, m in METHODS.items() if name != "temperature"])
+@every_method
+def test_after_a_failed_refit_it_is_not_fitted(make):
+    """Rather than called as it was before, which nobody would notice."""
+    method = fit(make(), LOGITS, LABELS, FEATURES)
+    with pytest.raises(ValueError, match="logits must be finite"):
+        fit(method, bad(LOGITS, np.nan), LABELS, FEATURES)
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        method(LOGITS, FEATURES)
+
+
+@every_method
 def test_questions_of_more_options_than_it_was_fitted_on_are_refused(make):
-    fitted = make().fit(LOGITS, LABELS, FEATURES)
     with pytest.raises(ValueError, match="logits have 5 options, those this was fitted on 4"):
-        fitted(np.hstack([LOGITS, LOGITS[:, :1]]), FEATURES)
+        fitted_once(make)(np.hstack([LOGITS, LOGITS[:, :1]]), FEATURES)
 
 
 @every_method_with_features
 def test_features_of_another_width_are_refused(make):
-    fitted = make().fit(LOGITS, LABELS, FEATURES)
     with pytest.raises(ValueError, match="features have 5 columns, those this was fitted on 6"):
-        fitted(LOGITS, FEATURES[:, :5])
+        fitted_once(make)(LOGITS, FEATURES[:, :5])
 
 
 # Shapes and types
@@ -145,12 +195,12 @@ def test_features_of_another_width_are_refused(make):
 @every_method
 def test_fit_returns_the_method(make):
     method = make()
-    assert method.fit(LOGITS, LABELS, FEATURES) is method
+    assert fit(method, LOGITS, LABELS, FEATURES) is method
 
 
-@every_method
+@without("few_shot")  # to which all questions are one mixture, see test_few_shot.py
 def test_probabilities_have_the_shape_of_the_logits(make):
-    fitted = make().fit(LOGITS, LABELS, FEATURES)
+    fitted = fitted_once(make)
     flat = fitted(LOGITS, FEATURES)
     assert (flat.shape, flat.dtype) == ((N, OPTIONS), np.float64)
     deep = fitted(LOGITS.reshape(4, 50, OPTIONS), FEATURES.reshape(4, 50, WIDTH))
@@ -161,9 +211,9 @@ def test_probabilities_have_the_shape_of_the_logits(make):
 @every_method
 def test_lists_and_single_precision_do(make):
     single, features = LOGITS.astype(np.float32), FEATURES.astype(np.float32)
-    p = make().fit(single, LABELS.astype(np.int32), features)(single, features)
+    p = fit(make(), single, LABELS.astype(np.int32), features)(single, features)
     assert p.dtype == np.float64
-    wide = make().fit(LOGITS.tolist(), LABELS.tolist(), FEATURES.tolist())
+    wide = fit(make(), LOGITS.tolist(), LABELS.tolist(), FEATURES.tolist())
     # A step of the isotonic function, say, may move with a confidence; NLL does not notice.
     assert np.abs(p - wide(LOGITS, FEATURES)).mean() < 1e-4
 
@@ -171,7 +221,7 @@ def test_lists_and_single_precision_do(make):
 @every_method
 def test_input_is_left_as_it_was(make):
     logits, labels, features = problem()
-    make().fit(logits, labels, features)(logits, features)
+    fit(make(), logits, labels, features)(logits, features)
     for ours, theirs in zip((logits, labels, features), problem(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -180,8 +230,8 @@ def test_input_is_left_as_it_was(make):
 def test_a_method_may_be_fitted_again_on_other_questions(make):
     """The second fit is all that counts."""
     other = problem(seed=1)
-    again = make().fit(LOGITS, LABELS, FEATURES).fit(*other)
-    np.testing.assert_array_equal(again(LOGITS, FEATURES), make().fit(*other)(LOGITS, FEATURES))
+    again = fit(fit(make(), LOGITS, LABELS, FEATURES), *other)
+    np.testing.assert_array_equal(again(LOGITS, FEATURES), fit(make(), *other)(LOGITS, FEATURES))
 
 
 def test_a_method_may_be_fitted_again_on_other_widths():
@@ -194,15 +244,16 @@ def test_a_method_may_be_fitted_again_on_other_widths():
 
 @every_method
 def test_what_is_kept_is_counted_once_fitted(make):
-    n_fitted = make().fit(LOGITS, LABELS, FEATURES).n_fitted
+    n_fitted = fitted_once(make).n_fitted
     assert isinstance(n_fitted, int)
     assert n_fitted > 0
 
 
 def test_what_is_kept_by_hand():
-    count = {name: make().fit(LOGITS, LABELS, FEATURES).n_fitted for name, make in METHODS.items()}
+    count = {name: fitted_once(make).n_fitted for name, make in METHODS.items()}
     assert count["temperature"] == count["clipping"] == count["clipping_above"] == 1
     assert count["histogram_binning"] == 4 + 5  # inner edges, accuracies
+    assert count["batch"] == count["contextual"] == count["pride"] == 4
     assert count["g_layers"] == (4 * 16 + 16) + (16 * 4 + 4) + 1  # two layers, the unit
     lore = LoRe(n_bins=7, n_components=3).fit(LOGITS, LABELS, FEATURES)
     assert lore.n_fitted == 6 + (6 + 6 * 3) + 200 * (3 + 1 + 1)
@@ -211,10 +262,10 @@ def test_what_is_kept_by_hand():
 # Properties
 
 
-@every_method
+@every_method_with_labels
 def test_it_helps_on_new_questions(make):
     """Of an overconfident model; each method as far as it can."""
-    fitted = make().fit(*problem(seed=1, n=2000))
+    fitted = fit(make(), *problem(seed=1, n=2000))
     logits, labels, features = problem(seed=2, n=2000)
     p, before = fitted(logits, features), softmax(logits)
     assert metrics.signed_gap(before, labels) > 0.12
@@ -222,33 +273,28 @@ def test_it_helps_on_new_questions(make):
     assert metrics.ece(p, labels) < metrics.ece(before, labels) - 0.015
 
 
-@pytest.fixture(scope="module")
-def all_fitted():
-    return {name: make().fit(LOGITS, LABELS, FEATURES) for name, make in METHODS.items()}
-
-
 quarters = st.integers(-400, 400).map(lambda i: i / 4)
 
 
 @settings(max_examples=100, deadline=None)
 @given(features=arrays(np.float64, st.tuples(st.integers(1, 8), st.just(WIDTH)), elements=quarters))
-def test_probabilities_are_valid_and_answers_stay(all_fitted, features):
+def test_probabilities_are_valid_and_answers_stay(features):
     """For any question, one between equal options too: all features zero."""
     logits = features @ ROWS.T
     answer = softmax(logits).argmax(axis=1)
-    for name, fitted in all_fitted.items():
-        p = fitted(logits, features)
+    for name, make in METHODS.items():
+        p = fitted_once(make)(logits, features)
         metrics.check(p, answer)  # finite, not negative, of sum 1
         np.testing.assert_allclose(p.sum(axis=1), 1, rtol=0, atol=1e-12)
         if name in KEEPING:
             assert (p[np.arange(len(p)), answer] == p.max(axis=1)).all(), name
 
 
-@pytest.mark.parametrize("make", [m for name, m in METHODS.items() if "clipping" not in name])
+@without("clipping", "clipping_above")
 def test_a_shift_of_all_logits_means_nothing(make):
     """To clipping it does: logits have to be those of the features."""
     shift = np.random.default_rng(1).normal(size=(N, 1))
-    fitted = make().fit(LOGITS, LABELS, FEATURES)
+    fitted = fitted_once(make)
     np.testing.assert_allclose(
         fitted(LOGITS + shift, FEATURES), fitted(LOGITS, FEATURES), rtol=0, atol=1e-12
     )

@@ -12,6 +12,7 @@ from calib.arrays import softmax
 from calib.models import open_model
 from calib.prompts import build_prompts, option_tokens
 from calib.questions import load_questions
+from calib.recalibration import content_free
 from calib.rotations import (
     answer_changes,
     by_option,
@@ -66,6 +67,11 @@ def test_questions_without_a_posterior_are_rotated_too():
     }
 
 
+def test_where_no_option_is_right_none_becomes_it():
+    empty = content_free(Dataset.from_list([ROW]), ["N/A"])
+    assert rotate_options(empty, 1)["answer"] == [-1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(first=st.integers(-9, 9), second=st.integers(-9, 9), n_options=st.integers(2, 6))
 def test_rotations_add_up_and_a_full_turn_is_none(first, second, n_options):
@@ -110,8 +116,14 @@ def test_rotations_are_read_with_exemplars_of_the_questions_own_source():
 
 
 def test_no_questions_are_refused():
-    with pytest.raises(ValueError, match="there are no questions to read"):
+    with pytest.raises(ValueError, match="there are no questions"):
         read_rotations(open_model("almanac"), Dataset.from_list([ROW]).select([]))
+
+
+def test_questions_of_differing_numbers_of_options_are_refused():
+    three = {**ROW, "choices": ROW["choices"][:3], "posterior": [0.2, 0.2, 0.6]}
+    with pytest.raises(ValueError, match="questions have from 3 to 4 options; all must have equal"):
+        read_rotations(open_model("almanac"), Dataset.from_list([ROW, three]))
 
 
 # Measures

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import TOKENIZER, random_module
+from datasets import Dataset
 from scipy.stats import chisquare
 
 from calib.models import open_model
@@ -268,6 +269,24 @@ def test_right_means_word_for_word():
     assert samples.correct.tolist() == [[True, False], [False, True]]
 
 
+def test_an_answer_that_is_cut_off_is_judged_by_what_was_drawn():
+    """A model that would say three words: the first alone is right, or all three are."""
+    model = open_model((random_module("llama"), TOKENIZER))
+    (row,) = load_questions("almanac", limit=1).to_list()
+
+    def draw(right_answer, max_tokens):
+        choices = [right_answer, *row["choices"][1:]]
+        questions = Dataset.from_list([{**row, "choices": choices, "answer": 0}])
+        return sample_answers(model, questions, 3, temperature=1e-6, max_tokens=max_tokens)
+
+    first, whole = (str(draw("?", n).answers[0, 0]) for n in (1, 3))
+    assert first and whole.startswith(first) and len(whole) > len(first)
+    for right_answer, max_tokens, correct in (
+        (first, 1, True), (first, 3, False), (whole, 1, False), (whole, 3, True),
+    ):  # fmt: skip
+        assert draw(right_answer, max_tokens).correct.tolist() == [[correct] * 3]
+
+
 def test_an_answer_of_several_tokens_is_one_text(almanac, questions):
     samples = sample_answers(almanac, questions, 4, max_tokens=3, temperature=3.0)
     assert all(text == normalise(text) for text in samples.answers.ravel().tolist())
@@ -286,6 +305,7 @@ def test_an_answer_of_several_tokens_is_one_text(almanac, questions):
         ({"temperature": -1.0}, ValueError, "temperature is -1.0; it must be positive and finite"),
         ({"temperature": np.inf}, ValueError, "temperature is inf"),
         ({"temperature": np.nan}, ValueError, "temperature is nan"),
+        ({"temperature": "1"}, TypeError, "temperature is '1'; it must be a number"),
         ({"max_tokens": 0}, ValueError, "max_tokens is 0; it must be an integer of at least 1"),
         ({"batch_tokens": 0}, ValueError, "batch_tokens is 0; it must be an integer"),
         ({"batch_tokens": 23}, ValueError, "takes .* tokens, batch_tokens is 23; raise it"),

@@ -182,9 +182,32 @@ def test_a_number_that_is_no_temperature_is_refused(value):
         Temperature(value)
 
 
+def test_a_temperature_is_a_number():
+    with pytest.raises(TypeError, match="value is '2'; it must be a number"):
+        Temperature("2")
+
+
 def test_calling_before_fitting_is_refused():
     with pytest.raises(RuntimeError, match="has not been fitted; call fit"):
         Temperature()([[4.0, 0.0]])
+
+
+def test_given_it_fits_any_number_of_options_and_fitted_those_alone():
+    temperature = Temperature(2.0)
+    assert [temperature(np.zeros((1, n))).shape for n in (2, 5)] == [(1, 2), (1, 5)]
+    temperature.fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
+    with pytest.raises(ValueError, match="logits have 5 options, those this was fitted on 2"):
+        temperature(np.zeros((1, 5)))
+
+
+def test_of_a_failed_fit_no_value_is_left():
+    """Neither the one of the fit before nor one that was given."""
+    for temperature in (Temperature(2.0), Temperature().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])):
+        with pytest.raises(ValueError, match="where confidence says nothing infinite"):
+            temperature.fit([[4.0, 0.0]] * 4, [0, 0, 1, 1])
+        assert temperature.value is None
+        with pytest.raises(RuntimeError, match="has not been fitted"):
+            temperature([[4.0, 0.0]])
 
 
 @pytest.mark.parametrize(

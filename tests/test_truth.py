@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calib.reading import Reading
-from calib.truth import bayes_scores, true_ece, truth_correlation
+from calib.truth import bayes_scores, known_grouping_loss, true_ece, truth_correlation
 
 
 def reading_of(probabilities, posterior):
@@ -58,3 +58,28 @@ def test_the_correlation_interval_is_near_fishers(reading):
     half = 1.96 / np.sqrt(397)
     assert correlation.low[1] == pytest.approx(np.tanh(z - half), abs=0.02)
     assert correlation.high[1] == pytest.approx(np.tanh(z + half), abs=0.02)
+
+
+P = [[0.7, 0.3]] * 2
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "posterior", "n_bins", "error", "message"),
+    [
+        ([[3.0, -1.0]] * 2, P, 100, ValueError, r"^probabilities\[0, 1\] is -1; .* take the soft"),
+        ([[0.7, np.nan]] * 2, P, 100, ValueError, r"^probabilities\[0, 1\] is nan"),
+        ([[0.7, 0.3j]] * 2, P, 100, TypeError, "^probabilities are complex128"),
+        (P, [[0.7, 0.3], [0.9, 0.9]], 100, ValueError, r"^of the posterior: .*\[1\] sums to 1.8"),
+        (P, [[0.7, np.nan]] * 2, 100, ValueError, r"^of the posterior: .*\[0, 1\] is nan"),
+        (P, [["a", "b"]] * 2, 100, TypeError, "^of the posterior: probabilities are <U1"),
+        (np.empty((0, 2)), np.empty((0, 2)), 100, ValueError, r"shape \(0, 2\); no metric is def"),
+        (np.empty((0, 2, 2)), P, 100, ValueError, r"shape \(0, 2, 2\); no metric is defined"),
+        (P, P, 0, ValueError, "n_bins is 0; it must be an integer of at least 1"),
+        (P, P, 10.0, TypeError, "n_bins is 10.0"),
+    ],
+)
+def test_the_known_grouping_loss_refuses_what_metrics_refuse(
+    probabilities, posterior, n_bins, error, message
+):
+    with pytest.raises(error, match=message):
+        known_grouping_loss(probabilities, posterior, n_bins)

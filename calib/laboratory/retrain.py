@@ -12,7 +12,7 @@ fresh
 fixed
     every pass shows the records of the first again, which can be learned by heart.
 
-A run takes about two minutes. Finished ones are kept in the file and not repeated. It runs on one
+A run takes two to four minutes. Finished ones are kept in the file and not repeated. It runs on one
 thread; the same seed and machine give the same numbers.
 """
 

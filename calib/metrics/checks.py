@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -137,6 +137,18 @@ def check_count(name: str, value) -> int:
     if value < 1:
         raise ValueError(f"{name} is {value}; it must be an integer of at least 1")
     return int(value)
+
+
+def check_real(name: str, value) -> None:
+    """Refuse what is no single number, such as a string.
+
+    >>> check_real("gamma", "0.2")
+    Traceback (most recent call last):
+    ...
+    TypeError: gamma is '0.2'; it must be a number
+    """
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
 
 
 def check_features(features, n_questions: int | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from calib.metrics.bins import bin_index, bin_sums
 from calib.metrics.checks import check, check_count, plain, top
 
-ROUNDING = 1e-12  # far above what summing leaves of a bin without a gap, far below any real one
+ROUNDING = 1e-6  # above what single precision leaves of a bin without a gap, below any real one
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,12 @@ class GroupingLoss:
     bias : float
         What chance alone adds to it.
     induced : float
-        What confidence, not being constant within bins, may add to it.
+        What confidence, not being constant within bins, may add to it. Mostly chance where
+        questions are few: of answers that are right with chance .7 at every confidence, in 5 bins,
+        about .008 at 300 questions, .002 at 1,000 and .0006 at 4,000.
     n_regions : int
-        Regions counted, of all bins together; no more than there are bins where none was split.
+        Regions counted, of all bins together; no more than there are bins where the features split
+        none.
     """
 
     value: float
@@ -98,7 +101,8 @@ def grouping_loss(
     partition : {"tree", "clusters"}
         A decision tree that predicts whether the answer is right, or k-means.
     min_region : int
-        Questions that a leaf needs, or a cluster has on average, in the half that teaches.
+        Questions that a leaf needs, or a cluster has on average, in the half that teaches: a bin is
+        split only if it has twice as many there.
     n_resamples : int
     level : float
         Between 0 and 1.
@@ -114,7 +118,8 @@ def grouping_loss(
     ------
     TypeError, ValueError
         As :func:`calib.metrics.check`; if the features are not finite ``[questions, d]``, an
-        argument is out of range, or no region holds two of the questions to count.
+        argument is out of range, no bin is large enough to be split, or no region holds two of the
+        questions to count.
 
     References
     ----------
@@ -144,6 +149,12 @@ def grouping_loss(
     index = bin_index(confidence, n_bins, binning)
     rng = np.random.default_rng(seed)
     teach, count = halves(index, rng)
+    fullest = np.bincount(index[teach], minlength=1).max()
+    if fullest < 2 * min_region and 0 < correct.mean() < 1:
+        raise ValueError(
+            f"the fullest bin has {fullest} questions to learn from, min_region is {min_region}: "
+            "no bin can be split; pass more questions, or lower n_bins or min_region"
+        )
     region = np.zeros(len(count), dtype=np.int64)
     for b in np.intersect1d(index[teach], index[count]):
         here, there = teach[index[teach] == b], index[count] == b
@@ -171,7 +182,7 @@ def _learn(partition, features, correct, min_region, seed):
         return tree.fit(features, correct).apply
     from sklearn.cluster import KMeans
 
-    n_clusters = max(1, len(features) // min_region)
+    n_clusters = min(max(1, len(features) // min_region), len(np.unique(features, axis=0)))
     return KMeans(n_clusters, random_state=seed).fit(features).predict
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.metrics.bins import bin_index
-from calib.metrics.checks import check_count, check_features, check_with_features, top
+from calib.metrics.checks import check_count, check_features, check_real, check_with_features, top
 
 BLOCK = 2**22  # kernel values held at once, 32 MB
 
@@ -64,7 +64,7 @@ class Projection:
         if n_components > most:
             raise ValueError(
                 f"n_components is {n_components}; features of shape {features.shape} have at most "
-                f"{most}: lower it, or leave it out to keep all"
+                f"{most}: lower it, or pass None to keep all"
             )
         if not np.ptp(features, axis=0).any():
             raise ValueError(
@@ -133,7 +133,8 @@ def local_calibration_error(
     After [1]_, whose kernel this is; choices are the equal-width bins, how many components are
     kept (there of PCA or t-SNE), and their unit, which gives γ its meaning. Distances are means
     over components, so that late ones, which vary little, bring all questions closer together:
-    with many, γ must be lower for the same neighbourhoods.
+    with many, γ must be lower for the same neighbourhoods. Few are kept, so that a neighbourhood
+    is one; :class:`calib.recalibration.LoRe` has the same γ and number of components.
 
     Parameters
     ----------
@@ -170,6 +171,7 @@ def local_calibration_error(
     """
     p, labels, features = check_with_features(probabilities, labels, features)
     n_bins = check_count("n_bins", n_bins)
+    check_real("gamma", gamma)
     if not gamma > 0:
         raise ValueError(f"gamma is {gamma}; it must be above 0, such as 0.2")
     x = Projection.fit(features, n_components)(features)

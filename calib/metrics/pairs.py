@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+LEAST = 0.001  # a confidence of c takes some 1 / c options
+
 
 def from_pairs(confidence, correct) -> tuple[np.ndarray, np.ndarray]:
     """Option probabilities and labels that say the same as confidences and right or wrong.
@@ -17,7 +19,7 @@ def from_pairs(confidence, correct) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     confidence : array_like ``[..., questions]``
-        Above 0, to 1.
+        0.001 to 1; the lower the least, the more options are needed.
     correct : array_like of bool ``[questions]``
 
     Returns
@@ -28,7 +30,7 @@ def from_pairs(confidence, correct) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     TypeError, ValueError
-        If a confidence is not above 0 or above 1, or right and wrong are not bool ``[questions]``.
+        If a confidence is out of range, or right and wrong are not bool ``[questions]``.
 
     Examples
     --------
@@ -44,11 +46,12 @@ def from_pairs(confidence, correct) -> tuple[np.ndarray, np.ndarray]:
             f"confidence has shape {confidence.shape}, correct {correct.shape}; they must be "
             "[..., questions] and [questions]"
         )
-    outside = ~((confidence > 0) & (confidence <= 1))
+    outside = ~((confidence >= LEAST) & (confidence <= 1))
     if outside.any():
         raise ValueError(
-            f"confidence holds {confidence[outside][0]}; it must be above 0, for an answer has "
-            "some chance, and at most 1"
+            f"confidence holds {confidence[outside][0]}; it must lie between {LEAST} and 1, for an "
+            f"answer has some chance: raise lower ones by np.maximum(confidence, {LEAST}), divide "
+            "percentages by 100"
         )
     # Each of the others has less than the least confidence, so that option 0 is the answer.
     n_others = int(1 / confidence.min(initial=1))

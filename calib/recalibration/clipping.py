@@ -122,11 +122,10 @@ class FeatureClipping(Method):
         rows, bias = (scale * tensor.detach().double().cpu().numpy() for tensor in (rows, bias))
         return cls(rows, bias, two_sided, model.soft_cap, TOLERANCE[model.dtype])
 
-    @property
-    def n_fitted(self) -> int:
+    def _count(self):
         return 1
 
-    def _fit(self, logits, labels, features):
+    def _fit(self, logits, labels, features, subjects):
         own = self._read_checked(logits, features)
         levels = 1 - np.geomspace(TAIL, 1, self.n_thresholds)
         thresholds = [np.inf, *np.quantile(np.abs(features), levels)]

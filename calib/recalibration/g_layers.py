@@ -29,7 +29,7 @@ class GLayers(Method):
 
     After [1]_, of which it keeps layers put on top of a frozen model and trained on NLL. Choices
     are all else: sizes, the sum with z, the optimiser (AdamW on all questions at once) and early
-    stopping.
+    stopping. The defaults were found on the Almanac's validation split.
 
     Parameters
     ----------
@@ -78,6 +78,8 @@ class GLayers(Method):
     losses: np.ndarray = field(init=False, repr=False, default=None)
 
     def __post_init__(self):
+        if np.ndim(self.hidden) != 1:
+            raise TypeError(f"hidden is {self.hidden!r}; it must be a tuple of widths, as (16,)")
         for width in self.hidden:
             check_count("hidden", width)
         check_count("patience", self.patience)
@@ -89,11 +91,10 @@ class GLayers(Method):
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}; it must lie between 0 and 1")
 
-    @property
-    def n_fitted(self) -> int:
+    def _count(self):
         return 1 + sum(parameter.numel() for parameter in self.network.parameters())
 
-    def _fit(self, logits, labels, features):
+    def _fit(self, logits, labels, features, subjects):
         self.scale = max(_centred(logits).std(), np.finfo(float).eps)
         self.network = make_network(logits.shape[1], self.hidden, self.seed)
         train, held_out = (

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from calib.metrics.checks import check_count
+from calib.metrics.checks import check_count, check_real
 from calib.metrics.local import BLOCK, Projection
 from calib.recalibration.top_label import TopLabel, equal_mass_edges
 
@@ -24,12 +24,13 @@ class LoRe(TopLabel):
     with k the :func:`calib.metrics.local.kernel` on the features'
     :class:`calib.metrics.local.Projection`. As γ grows this becomes
     :class:`~calib.recalibration.top_label.HistogramBinning` of as many bins, as γ falls the nearest
-    question of the bin decides alone, right or wrong. With many components all distances come close
-    to each other, so that a small γ is wide there. Never judge it on the questions it was fitted
-    on: each is its own nearest.
+    question of the bin decides alone, right or wrong. Few components are kept, so that a
+    neighbourhood is one: with many, all distances come close to each other, and a γ of .2 is as
+    good as infinite. Never judge it on the questions it was fitted on: each is its own nearest.
 
     After [1]_; choices are the bins of equal mass, how many components are kept (there of PCA or
-    t-SNE), their unit, which gives γ its meaning, and the defaults.
+    t-SNE), their unit, which gives γ its meaning, and the defaults, of which γ and the number of
+    components are those of :func:`calib.metrics.local_calibration_error`.
 
     Parameters
     ----------
@@ -37,8 +38,8 @@ class LoRe(TopLabel):
         Above 0, infinity allowed, in standard deviations of the features' first component.
     n_bins : int
         At most as many as there are calibration questions.
-    n_components : int, optional
-        At most as many as there are features and calibration questions; left out, the lesser of
+    n_components : int or None
+        At most as many as there are features and calibration questions; None for the lesser of
         the two.
 
     References
@@ -57,7 +58,7 @@ class LoRe(TopLabel):
 
     gamma: float = 0.2
     n_bins: int = 5
-    n_components: int | None = None
+    n_components: int | None = 3
     edges: np.ndarray = field(init=False, repr=False, default=None)
     projection: Projection = field(init=False, repr=False, default=None)
     points: np.ndarray = field(init=False, repr=False, default=None)
@@ -65,14 +66,14 @@ class LoRe(TopLabel):
     correct: np.ndarray = field(init=False, repr=False, default=None)
 
     def __post_init__(self):
+        check_real("gamma", self.gamma)
         if not self.gamma > 0:
             raise ValueError(f"gamma is {self.gamma}; it must be above 0, such as 0.2")
         check_count("n_bins", self.n_bins)
         if self.n_components is not None:
             check_count("n_components", self.n_components)
 
-    @property
-    def n_fitted(self) -> int:
+    def _count(self):
         of_projection = self.projection.mean.size + self.projection.axes.size
         of_questions = self.points.size + self.bins.size + self.correct.size
         return self.edges.size + of_projection + of_questions

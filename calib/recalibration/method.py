@@ -15,8 +15,11 @@ from calib.metrics.checks import check_features
 class Method:
     """A map from logits to probabilities that is fitted on the calibration split.
 
-    Every method is called alike, so that a table of all of them is one loop. A method writes
-    ``_fit`` and ``_apply``, whose input is checked here.
+    Every method is called alike, and all but two are fitted alike, on the questions of the
+    calibration split, so that a table of them is one loop. The two are fitted on other logits:
+    :class:`~calib.recalibration.ContextualCalibration` on those of questions without content,
+    :class:`~calib.recalibration.PriDe` on those of rotations. A method writes ``_fit``, ``_apply``
+    and ``_count``, whose input is checked here.
 
     Attributes
     ----------
@@ -24,20 +27,24 @@ class Method:
         Whether the most probable option may become another one.
     needs_labels, needs_features : bool
         What fitting takes besides the logits, and calling too for features.
+    needs_subjects : bool
+        Whether fitting takes subjects.
     n_fitted : int
-        Numbers kept from fitting: what the method costs in memory. Read it once fitted.
+        Numbers kept from fitting: what the method costs in memory. RuntimeError before.
     """
 
     changes_answer: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
     needs_features: ClassVar[bool] = False
+    needs_subjects: ClassVar[bool] = False
     _widths: tuple[int, int | None] | None = None  # options and features, known once fitted
 
     @property
     def n_fitted(self) -> int:
-        raise NotImplementedError
+        self._check_fitted()
+        return self._count()
 
-    def fit(self, logits, labels=None, features=None) -> Self:
+    def fit(self, logits, labels=None, features=None, subjects=None) -> Self:
         """Fit the method and return it.
 
         Parameters
@@ -48,6 +55,9 @@ class Method:
         features : float array ``[questions, d]``, optional
             What is known of each question besides its logits, such as a layer's residual stream;
             not read by methods that need none.
+        subjects : array_like of str ``[questions]``, optional
+            :attr:`calib.reading.Reading.subjects`, or any other parts that the questions fall into;
+            not read by methods that need none.
 
         Raises
         ------
@@ -56,14 +66,11 @@ class Method:
             all answers are right or all wrong: there is no doubt to learn from.
         """
         self._widths = None
-        logits = check_logits(logits)
-        if logits.ndim != 2:
-            raise ValueError(
-                f"logits have shape {logits.shape}; to fit, they must be [questions, options]"
-            )
-        labels = self._check_labels(logits, labels) if self.needs_labels else None
+        logits = self._check_fitting_logits(logits)
+        labels = self._check_labels(logits, labels)
         features = self._check_features(features, logits.shape[:-1])
-        self._fit(logits, labels, features)
+        subjects = self._check_subjects(subjects, len(logits))
+        self._fit(logits, labels, features, subjects)
         self._widths = logits.shape[1], None if features is None else features.shape[1]
         return self
 
@@ -86,22 +93,38 @@ class Method:
         rows = logits.reshape(-1, logits.shape[-1])
         return self._apply(rows, features).reshape(logits.shape)
 
-    def _fit(self, logits, labels, features) -> None:
+    def _fit(self, logits, labels, features, subjects) -> None:
         raise NotImplementedError
 
     def _apply(self, logits, features) -> np.ndarray:
         raise NotImplementedError
 
-    def _check_ready(self, n_options: int) -> None:
+    def _count(self) -> int:
+        raise NotImplementedError
+
+    def _check_fitted(self) -> None:
         if self._widths is None:
             raise RuntimeError(f"{self} has not been fitted; call fit(logits, labels) first")
-        if n_options != self._widths[0]:
+
+    def _check_ready(self, n_options: int) -> None:
+        self._check_fitted()
+        if self._widths is not None and n_options != self._widths[0]:
             raise ValueError(
                 f"logits have {n_options} options, those this was fitted on {self._widths[0]}; "
                 "fit it again for other questions"
             )
 
-    def _check_labels(self, logits, labels) -> np.ndarray:
+    def _check_fitting_logits(self, logits) -> np.ndarray:
+        logits = check_logits(logits)
+        if logits.ndim != 2:
+            raise ValueError(
+                f"logits have shape {logits.shape}; to fit, they must be [questions, options]"
+            )
+        return logits
+
+    def _check_labels(self, logits, labels):
+        if not self.needs_labels:
+            return None
         if labels is None:
             raise ValueError(f"{self} is fitted on labels; pass fit(logits, labels)")
         p, labels = check(softmax(logits), labels)
@@ -135,6 +158,22 @@ class Method:
                 f"{self._widths[1]}; pass the same layer's"
             )
         return features
+
+    def _check_subjects(self, subjects, n_questions: int):
+        if not self.needs_subjects:
+            return None
+        if subjects is None:
+            raise ValueError(f"{self} is fitted on subjects too; pass fit(..., subjects=)")
+        subjects = np.asarray(subjects, dtype=object)  # else numpy would write numbers as text
+        if subjects.shape != (n_questions,):
+            raise ValueError(
+                f"subjects have shape {subjects.shape}; there must be one subject for each of the "
+                f"{n_questions} questions"
+            )
+        for i, subject in enumerate(subjects):
+            if not isinstance(subject, str):
+                raise TypeError(f"subjects[{i}] is {subject!r}; a question's subject is a str")
+        return subjects.astype(str)
 
 
 def check_logits(logits) -> np.ndarray:

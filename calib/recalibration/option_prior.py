@@ -16,6 +16,7 @@ from datasets import Dataset
 from scipy.special import log_softmax, logsumexp
 
 from calib.arrays import softmax
+from calib.questions import count_options
 from calib.recalibration.method import Method, check_logits
 
 NO_ANSWER = -1  # as a label it makes every metric refuse
@@ -41,13 +42,13 @@ class OptionPrior(Method):
     @property
     def prior(self) -> np.ndarray:
         """Probability of each letter, float64 ``[options]``."""
+        self._check_fitted()
         return np.exp(self.log_prior)
 
-    @property
-    def n_fitted(self) -> int:
+    def _count(self):
         return self.log_prior.size
 
-    def _fit(self, logits, labels, features):
+    def _fit(self, logits, labels, features, subjects):
         # In logarithms throughout: a letter's mean probability may be too small for a float.
         self.log_prior = logsumexp(log_softmax(logits, axis=1), axis=0) - np.log(len(logits))
 
@@ -84,7 +85,7 @@ class ContextualCalibration(OptionPrior):
 
     Fitted on the logits of such questions, which :func:`content_free` makes; called on others. The
     prior is the mean over them. The quotient is normalised, which is a choice: a flat prior then
-    changes nothing.
+    changes nothing. Labels other than -1, which these questions have, are refused.
 
     References
     ----------
@@ -98,6 +99,13 @@ class ContextualCalibration(OptionPrior):
     [[0.6, 0.4]]
     """
 
+    def _check_labels(self, logits, labels):
+        if labels is not None and (np.asarray(labels) != NO_ANSWER).any():
+            raise ValueError(
+                f"{self} is fitted on questions without content, which have no labels: "
+                "content_free makes them"
+            )
+
 
 class PriDe(OptionPrior):
     """Reads the letters' prior off questions with their options rotated: PriDe [1]_.
@@ -105,6 +113,9 @@ class PriDe(OptionPrior):
     As every option stands once at every letter, the mean log probability of each letter has
     nothing of the options in it, if options and letters add up in the logits. Its softmax is a
     question's prior; the prior is the mean over questions, of which few are enough.
+
+    Fitted on logits ``[questions, rotations, options]`` by letter, of every rotation of the
+    options, as :func:`calib.rotations.read_rotations` gives them; called as any other method.
 
     Examples
     --------
@@ -120,27 +131,15 @@ class PriDe(OptionPrior):
        selectors", ICLR 2024, arXiv 2309.03882.
     """
 
-    def fit(self, logits, labels=None, features=None):
-        """Fit the prior and return the method.
-
-        Parameters
-        ----------
-        logits : float array ``[questions, rotations, options]``
-            By letter, of every rotation of the options, as
-            :func:`calib.rotations.read_rotations` gives them: as many rotations as options.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the logits have another shape or are not finite.
-        """
+    def _check_fitting_logits(self, logits):
+        """The mean log probability of each letter, ``[questions, options]``."""
         logits = check_logits(logits)
         if logits.ndim != 3 or logits.shape[1] != logits.shape[2]:
             raise ValueError(
                 f"logits have shape {logits.shape}; they must be [questions, rotations, options], "
                 "with as many rotations as options: take calib.rotations.read_rotations"
             )
-        return super().fit(log_softmax(logits, axis=2).mean(axis=1))
+        return log_softmax(logits, axis=2).mean(axis=1)
 
 
 def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
@@ -149,7 +148,8 @@ def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
     Parameters
     ----------
     questions : datasets.Dataset
-        Whose subjects and number of options they take, and their source, for exemplars.
+        All with equally many options; their subjects, number of options and source, for exemplars,
+        are taken over.
     texts : sequence of str
         After [1]_, where they stand for a text to be classified. That each here is the question
         and every option as well is a choice: whatever differs between options would be content.
@@ -163,7 +163,7 @@ def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
     Raises
     ------
     ValueError
-        If there are no questions or no texts.
+        If there are no questions or no texts, or questions differ in their number of options.
 
     References
     ----------
@@ -177,11 +177,9 @@ def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
     >>> len(empty), empty[0]["choices"]
     (8, ['N/A', 'N/A', 'N/A', 'N/A'])
     """
-    if not len(questions):
-        raise ValueError("there are no questions to take subjects and options from")
+    n_options = count_options(questions)
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"texts is {texts!r}; it must be a list of one text at least: ['N/A']")
-    n_options = len(questions[0]["choices"])
     rows = [
         {"question": t, "subject": subject, "choices": [t] * n_options, "answer": NO_ANSWER}
         for subject in sorted(set(questions["subject"]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy.optimize import brentq
 
 from calib.arrays import softmax
 from calib.metrics import check
+from calib.metrics.checks import check_real
 from calib.recalibration.method import Method, check_logits
 
 LIMITS = (1e-3, 1e3)
@@ -44,14 +46,21 @@ class Temperature(Method):
     value: float | None = None
 
     def __post_init__(self):
-        if self.value is not None and not 0 < self.value < np.inf:
+        if self.value is None:
+            return
+        check_real("value", self.value)
+        if not 0 < self.value < np.inf:
             raise ValueError(f"value is {self.value}; a temperature is positive and finite")
 
-    @property
-    def n_fitted(self) -> int:
+    def fit(self, logits, labels=None, features=None, subjects=None) -> Self:
+        """Fit the temperature and return the method; labels may be ``[questions, options]`` too."""
+        self.value = None
+        return super().fit(logits, labels)
+
+    def _count(self):
         return 1
 
-    def _fit(self, logits, target, features):
+    def _fit(self, logits, target, features, subjects):
         aimed = (target * logits).sum(axis=1).mean()
 
         def excess(log_t):  # of the mean logit: the slope of the cross-entropy in 1 / temperature
@@ -79,9 +88,9 @@ class Temperature(Method):
         target, _ = check(labels, np.zeros(len(labels), dtype=np.int64))
         return target / target.sum(axis=1, keepdims=True)
 
-    def _check_ready(self, n_options):
+    def _check_fitted(self):
         if self.value is None:  # given, it fits any number of options
-            super()._check_ready(n_options)
+            super()._check_fitted()
 
     @classmethod
     def matching(cls, logits, confidence: float) -> Temperature:

@@ -25,7 +25,7 @@ class TopLabel(Method):
     A confidence below 1/options would deny the answer itself; it is raised to just above that.
     """
 
-    def _fit(self, logits, labels, features):
+    def _fit(self, logits, labels, features, subjects):
         p = softmax(logits)
         self._fit_confidence(p.max(axis=1), p.argmax(axis=1) == labels, features)
 
@@ -110,8 +110,7 @@ class HistogramBinning(TopLabel):
     def __post_init__(self):
         check_count("n_bins", self.n_bins)
 
-    @property
-    def n_fitted(self) -> int:
+    def _count(self):
         return len(self.edges) + len(self.accuracies)
 
     def _fit_confidence(self, confidence, correct, features):
@@ -169,8 +168,7 @@ class Isotonic(TopLabel):
     confidences: np.ndarray = field(init=False, repr=False, default=None)
     accuracies: np.ndarray = field(init=False, repr=False, default=None)
 
-    @property
-    def n_fitted(self) -> int:
+    def _count(self):
         return len(self.confidences) + len(self.accuracies)
 
     def _fit_confidence(self, confidence, correct, features):
