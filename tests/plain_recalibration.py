@@ -2,6 +2,7 @@
 
 import numpy as np
 import plain
+import torch
 from plain_beyond import nll, said
 from plain_steering import unit
 from sklearn.isotonic import IsotonicRegression
@@ -64,6 +65,13 @@ def local(fit, judge, there, here, gamma=0.2, n_bins=5, n_components=3):
     return said(judge.p, says)
 
 
+def normed(some, name):
+    """The final norm's output at the answer position."""
+    module, _, _ = some.models[name]
+    with torch.no_grad():
+        return module.model.norm(torch.tensor(some.stream[name][8])).double().numpy()
+
+
 def middle(values):
     return np.median(values), *np.quantile(values, [0.1, 0.9], method="nearest")
 
@@ -71,7 +79,7 @@ def middle(values):
 def expected_recalibration(lab, cal):
     name, labels = "almanac-tuned", lab.labels
     on, off = Split(cal.tuned[-1], cal.labels), Split(lab.tuned[-1], labels)
-    there, here = (some.stream[name][8].astype(float) for some in (cal, lab))
+    there, here = (normed(some, name) for some in (cal, lab))
     ways = {
         "as_it_is": off.p,
         "temperature": tempered(on, off),
