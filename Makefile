@@ -61,6 +61,7 @@ benchmarks: $(STAMP)
 	$(VENV)/bin/python benchmarks/fewshot.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/branches.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/ablation.py "$(MMLU)"
+	$(VENV)/bin/python benchmarks/sampling.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/memory.py "$(MMLU)"
 
 clean:
