@@ -427,9 +427,9 @@ def test_the_order_needs_each_questions_own_amount(glued):
     assert v["temperature_dealt_out_truth_high"] < v["temperature_mean_truth_low"]
 
 
-def mechanisms(glued):
-    """The chapter's values without the name of the chapter; limits are ``[_low, _high]``."""
-    values = {name.removeprefix("mechanisms_"): v for name, v in glued["mechanisms"].items()}
+def values_of(glued, page):
+    """A chapter's values without the name of the chapter, and their limits."""
+    values = {name.removeprefix(f"{page}_"): v for name, v in glued[page].items()}
     limits = {
         name: (values[f"{name}_low"], values[f"{name}_high"])
         for name in values
@@ -444,7 +444,7 @@ def lies_below(first, second):
 
 
 def test_the_upper_layers_write_for_the_answer_and_the_norm_lowers_confidence_by_more(glued):
-    v, limits = mechanisms(glued)
+    v, limits = values_of(glued, "mechanisms")
     assert v["base_all_write_low"] > 0
     assert v["base_all_norm_high"] < -v["base_all_write_high"]
     assert lies_below(limits["start_confidence"], limits["write_confidence"])
@@ -455,7 +455,7 @@ def test_the_upper_layers_write_for_the_answer_and_the_norm_lowers_confidence_by
 
 
 def test_one_component_stands_out_and_tuning_turned_it_down(glued):
-    v, _ = mechanisms(glued)
+    v, _ = values_of(glued, "mechanisms")
     effects = {
         f"{component}_{route}": abs(v[f"base_{component}_{route}"])
         for component in ("attention_7", "MLP_7", "attention_8", "MLP_8")
@@ -470,7 +470,7 @@ def test_one_component_stands_out_and_tuning_turned_it_down(glued):
 
 
 def test_the_growth_is_not_in_the_null_space_but_where_all_letters_read_alike(glued):
-    v, limits = mechanisms(glued)
+    v, limits = values_of(glued, "mechanisms")
     assert lies_below(limits["null_share_8"], limits["null_share_6"])
     assert v["null_share_8_high"] < v["null_random"]
     assert lies_below(limits["common_share_6"], limits["common_share_8"])
@@ -486,7 +486,7 @@ def test_the_growth_is_not_in_the_null_space_but_where_all_letters_read_alike(gl
 
 
 def test_the_common_direction_is_no_random_one_and_its_amount_carries_the_order(glued):
-    v, limits = mechanisms(glued)
+    v, limits = values_of(glued, "mechanisms")
     assert v["added_common"] > 0.5
     assert v["along_confidence_high"] < v["crowd_confidence_low"]
     assert v["crowd_confidence_high"] < v["before_confidence_low"]  # "any long vector's"
@@ -495,7 +495,7 @@ def test_the_common_direction_is_no_random_one_and_its_amount_carries_the_order(
 
 
 def test_no_neuron_regulates_confidence_by_itself(glued):
-    v, _ = mechanisms(glued)
+    v, _ = values_of(glued, "mechanisms")
     assert v["rho"] < v["rho_random"]
     assert max(v["norm_held_high"], v["largest_held_high"]) < 0.005
     for key in ("norm", "largest"):
@@ -510,7 +510,7 @@ def test_no_neuron_regulates_confidence_by_itself(glued):
 
 
 def test_all_neurons_at_their_means_keep_the_level_and_lose_the_order(glued):
-    v, _ = mechanisms(glued)
+    v, _ = values_of(glued, "mechanisms")
     assert abs(v["held_confidence_change"]) < 0.01
     assert v["held_ece_change"] <= 0
     assert v["held_truth_change_high"] < -0.05
@@ -518,7 +518,7 @@ def test_all_neurons_at_their_means_keep_the_level_and_lose_the_order(glued):
 
 
 def test_through_another_lens_the_level_is_right_and_the_order_still_grows(glued):
-    v, limits = mechanisms(glued)
+    v, limits = values_of(glued, "mechanisms")
     for layer in (4, 5, 6, 7):
         assert lies_below(limits[f"tuned_lens_{layer}_ece"], limits[f"logit_lens_{layer}_ece"])
         # "no correction phase": no fall that the limits would not leave room for
@@ -531,17 +531,6 @@ def test_through_another_lens_the_level_is_right_and_the_order_still_grows(glued
     for lens in ("logit_lens", "temperature", "tuned_lens"):
         assert lies_below(limits[f"{lens}_6_truth"], limits["end_truth"])
         assert lies_below(limits[f"{lens}_6_truth"], limits[f"{lens}_7_truth"])
-
-
-def values_of(glued, page):
-    """A chapter's values without the name of the chapter, and their limits."""
-    values = {name.removeprefix(f"{page}_"): v for name, v in glued[page].items()}
-    limits = {
-        name: (values[f"{name}_low"], values[f"{name}_high"])
-        for name in values
-        if f"{name}_low" in values
-    }
-    return values, limits
 
 
 def test_ece_prefers_the_forecaster_that_knows_nothing(glued):
