@@ -1,6 +1,6 @@
 """Figures: matplotlib axes in, matplotlib axes out.
 
-One palette for everything (Okabe & Ito, distinguishable without colour vision), direct labels
+One palette for everything, distinguishable without colour vision; direct labels
 rather than legends, light backgrounds that stay readable in a dark page.
 """
 
@@ -8,12 +8,22 @@ from calib.figures.layers import mark_phases, plot_metric, plot_phases
 from calib.figures.mechanisms import ROUTES, plot_ledger
 from calib.figures.reliability import animate_reliability, plot_reliability, to_player
 from calib.figures.steering import plot_changes, plot_map
-from calib.figures.style import COLORS, NAMES, STYLE, plot_band, spread_labels, use_style, wilson
+from calib.figures.style import (
+    COLORS,
+    NAMES,
+    SERIES,
+    STYLE,
+    plot_band,
+    spread_labels,
+    use_style,
+    wilson,
+)
 
 __all__ = [
     "COLORS",
     "NAMES",
     "ROUTES",
+    "SERIES",
     "STYLE",
     "animate_reliability",
     "mark_phases",
