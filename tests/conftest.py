@@ -1,9 +1,11 @@
 """The book, built once for every test that reads it, and a browser to look at pages with."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,11 @@ from architectures import TOKENIZER, random_module
 from calib.models import open_model
 
 ROOT = Path(__file__).parent.parent
+CHAPTERS = (
+    "reliability", "asking", "layers", "direction", "temperature", "mechanisms", "beyond",
+    "recalibration", "training", "own",
+)  # fmt: skip
+PAGES = ("index", *CHAPTERS)  # those that are executed
 
 
 def pytest_collection_modifyitems(items):
@@ -26,7 +33,7 @@ def pytest_collection_modifyitems(items):
 
     The other tests the library meanwhile, and last what the book says: by then it is built.
     """
-    order = {"test_pages.py": 0, "test_book_numbers.py": 2}
+    order = {"test_pages.py": 0, "test_book_numbers.py": 2, "test_exercises.py": 2}
     items.sort(key=lambda item: order.get(item.path.name, 1))
 
 
@@ -48,6 +55,37 @@ def book(tmp_path_factory, worker_id):
             outcome.write_text(failure, encoding="utf-8")
     assert outcome.read_text(encoding="utf-8") == ""
     return ROOT / "_build"
+
+
+@pytest.fixture(scope="session")
+def glued(book):
+    """Glued values by page and name."""
+    values = {}
+    for page in PAGES:
+        records = json.loads((book / f"jupyter_execute/book/{page}.glue.json").read_text())
+        assert records
+        values[page] = {
+            # An infinite value is written inf, which no literal is.
+            name: literal_eval(record["data"]["text/plain"].replace("inf", "1e999"))
+            for name, record in records.items()
+        }
+    return values
+
+
+def values_of(glued, page):
+    """A chapter's values without the name of the chapter, and their limits."""
+    values = {name.removeprefix(f"{page}_"): v for name, v in glued[page].items()}
+    limits = {
+        name: (values[f"{name}_low"], values[f"{name}_high"])
+        for name in values
+        if f"{name}_low" in values
+    }
+    return values, limits
+
+
+def lies_below(first, second):
+    """Whether all of one interval lies below all of another."""
+    return first[1] < second[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,12 @@
 """Every number in the chapters' prose against the same number computed without calib."""
 
-import json
 import re
-from ast import literal_eval
 
 import numpy as np
 import plain
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PAGES, ROOT, lies_below, values_of
 from plain_beyond import expected_beyond
 from plain_laboratory import Laboratory, share
 from plain_mechanisms import expected_mechanisms
@@ -18,10 +16,6 @@ from plain_training import expected_training
 
 from calib.questions import load_questions
 
-PAGES = (
-    "index", "reliability", "asking", "layers", "direction", "temperature", "mechanisms",
-    "beyond", "recalibration", "training", "own",
-)  # fmt: skip
 START, END = 6, 8  # of the correction phase
 
 
@@ -38,21 +32,6 @@ def quoted_in(page):
     """Names of the glued values the prose quotes, an interval under the name of its value."""
     names = re.findall(r"\{glue:text\}`([^`:]+)(?::[^`]*)?`", prose_of(page))
     return {name.removesuffix("_text") for name in names}
-
-
-@pytest.fixture(scope="session")
-def glued(book):
-    """Glued values by page and name."""
-    values = {}
-    for page in PAGES:
-        records = json.loads((book / f"jupyter_execute/book/{page}.glue.json").read_text())
-        assert records
-        values[page] = {
-            # An infinite value is written inf, which no literal is.
-            name: literal_eval(record["data"]["text/plain"].replace("inf", "1e999"))
-            for name, record in records.items()
-        }
-    return values
 
 
 @pytest.fixture(scope="session")
@@ -425,22 +404,6 @@ def test_the_order_needs_each_questions_own_amount(glued):
     assert abs(v["temperature_mean_truth"] - v["temperature_nothing_truth"]) < 0.03
     assert v["temperature_own_amount_truth_low"] > v["temperature_mean_truth_high"]
     assert v["temperature_dealt_out_truth_high"] < v["temperature_mean_truth_low"]
-
-
-def values_of(glued, page):
-    """A chapter's values without the name of the chapter, and their limits."""
-    values = {name.removeprefix(f"{page}_"): v for name, v in glued[page].items()}
-    limits = {
-        name: (values[f"{name}_low"], values[f"{name}_high"])
-        for name in values
-        if f"{name}_low" in values
-    }
-    return values, limits
-
-
-def lies_below(first, second):
-    """Whether all of one interval lies below all of another."""
-    return first[1] < second[0]
 
 
 def test_the_upper_layers_write_for_the_answer_and_the_norm_lowers_confidence_by_more(glued):

@@ -7,8 +7,8 @@ import numpy as np
 
 # Four colours mean the same in every figure; whatever else is compared takes one of the series, in
 # order. With normal sight and each of the three colour-blindnesses the first four of the series
-# keep a distance of 13 or more in CAM02-UCS from each other and from the four, and the fifth of 6.9;
-# each stands out from white by 3:1 at least (WCAG 2.2, 1.4.11).
+# keep a distance of 13 or more in CAM02-UCS from each other and from the four, and the fifth one of
+# 6.9; each stands out from white by 3:1 at least (WCAG 2.2, 1.4.11).
 SERIES = ("#332288", "#CC79A7", "#661100", "#4D4D4D", "#6699CC")
 COLORS = {
     "base": "#0072B2",
