@@ -17,6 +17,7 @@ from playwright.sync_api import Error, sync_playwright
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from architectures import TOKENIZER, random_module
+from bare import bare_kernel
 
 from calib.models import open_model
 
@@ -41,7 +42,8 @@ def pytest_collection_modifyitems(items):
 def book(tmp_path_factory, worker_id):
     """The folder ``_build`` of a book built just now, without a warning.
 
-    By whichever process asks first; the other waits for it.
+    By whichever process asks first; the other waits for it. The chapters that are not in the cache
+    run as their notebooks would where only ``pip install`` of the project was called (bare.py).
     """
     common = tmp_path_factory.getbasetemp()
     if worker_id != "master":  # each of several processes has a folder inside the common one
@@ -50,7 +52,8 @@ def book(tmp_path_factory, worker_id):
     with FileLock(common / "book.lock"):
         if not outcome.exists():
             command = ["make", "html", f"RUN={sys.executable}"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            bare = {**os.environ, "JUPYTER_PATH": str(bare_kernel(common / "jupyter"))}
+            done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True)
             failure = done.stdout[-8000:] + done.stderr[-8000:] if done.returncode else ""
             outcome.write_text(failure, encoding="utf-8")
     assert outcome.read_text(encoding="utf-8") == ""

@@ -56,6 +56,7 @@ def configure(app, config):
     build = Path(app.outdir).parent
     config.nb_execution_cache_path = str(build / ".jupyter_cache" / library_digest(app.srcdir))
     config.mathjax_path = "mathjax/tex-chtml.js"
+    config.html_baseurl = os.environ.get("BOOK_SITE_URL", "")
     options = config.html_theme_options
     options["launch_buttons"] = {}  # they would open the .md sources, which no service runs
     options["navbar_persistent"] = []  # or the search field shows twice
@@ -87,8 +88,11 @@ def execute_side_by_side(app, env, docnames):
         cache = get_cache(app.config.nb_execution_cache_path)
         cache.add_nb_to_project(str(path), read_data={"name": "myst_nb_md", "type": "plugin"})
         executor = load_executor("local-serial", cache)
-        executor.run_and_cache(filter_uris=[str(path)], timeout=app.config.nb_execution_timeout)
-        print(f"executed {path.name}", flush=True)
+        done = executor.run_and_cache(
+            filter_uris=[str(path)], timeout=app.config.nb_execution_timeout
+        )
+        if done.succeeded:
+            print(f"executed {path.name}", flush=True)
 
     get_cache(app.config.nb_execution_cache_path).list_cache_records()  # made before it is shared
     with ThreadPoolExecutor(os.cpu_count()) as pool:
