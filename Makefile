@@ -15,12 +15,13 @@ export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book html notebooks test benchmarks clean
+.PHONY: help book html notebooks links test benchmarks clean
 
 help:
 	@echo "make book    compute every chapter and write the book to _build/html"
 	@echo "make test    check the style, the library, the book and its pages"
 	@echo "make notebooks run every chapter's notebook where only the library is installed"
+	@echo "make links   follow every link that leads out of the book"
 	@echo "make benchmarks MMLU=folder    measure speed and memory, some 20 minutes"
 	@echo "make clean   delete the built book, its cache and the virtual environment"
 	@echo "make help    show this text"
@@ -54,6 +55,10 @@ notebooks: book
 	"$(PYTHON)" -m venv --clear _build/bare
 	_build/bare/bin/python -m pip install --quiet -c constraints.txt . ipykernel nbclient
 	_build/bare/bin/jupyter-execute --timeout=300 _build/html/notebooks/*.ipynb
+
+links: book
+	$(VENV)/bin/python -c 'from jupyter_book.cli.main import main; main()' \
+	  build . --builder linkcheck
 
 test: $(STAMP)
 	$(VENV)/bin/python -m ruff check

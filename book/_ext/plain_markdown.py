@@ -11,6 +11,7 @@ LINK = re.compile(r"\[([^\]]*)\]\(([\w./-]+)\.md(?:#[\w-]*)?\)")
 INCLUDE = re.compile(r"^```\{include\} (\S+)\n((?::[\w-]+: .*\n)*)```$", re.M)
 BEGIN = re.compile(r"^```\{(exercise|solution)-start\} *(.*)\n((?::[\w-]+: .*\n)*)```\n?", re.M)
 END = re.compile(r"^```\{(?:exercise|solution)-end\}\n```\n?", re.M)
+TIMES = re.compile(r"^```\{nb-exec-table\}\n```$", re.M)
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.M)
 
 
@@ -34,6 +35,7 @@ class Translator:
 
     def __call__(self, text):
         text = BEGIN.sub(self._heading, END.sub("", TARGET.sub("", text)))
+        text = TIMES.sub("*(In the built book, the times stand here.)*", text)
         text = LINK.sub(self._link, ROLE.sub(self._role, text))
         left = re.search(r"^[`:]{3,}\{.*|\{[\w:-]+\}`.*", text, re.M)
         if left:
@@ -51,7 +53,7 @@ class Translator:
         name, content = found.groups()
         if name == "glue:text":
             key, _, form = content.partition(":")
-            return format(literal_eval(self.glued[key].replace("inf", "1e999")), form)
+            return format(as_value(self.glued[key]), form)
         if name.startswith("cite:"):
             return self._citation(content.split(","), in_text=name == "cite:t")
         titled = re.fullmatch(r"(.*\S)\s*<[^>]+>", content, re.S)
@@ -84,6 +86,11 @@ class Translator:
         entries = style.format_entries([self.library.entries[key] for key in keys])
         lines = (entry.text.render(backend).replace("\n", " ") for entry in entries)
         return "\n".join(f"- {line}" for line in lines)
+
+
+def as_value(text):
+    """What was glued, from its ``repr``; an infinite value is written inf, which no literal is."""
+    return literal_eval(text if text.startswith(("'", '"')) else text.replace("inf", "1e999"))
 
 
 def read_library(path):
