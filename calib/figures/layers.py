@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 
 from calib.evolution import Evolution
-from calib.figures.style import COLORS, NAMES, plot_band, spread_labels
+from calib.figures.style import COLORS, NAMES, SERIES, plot_band, spread_labels
 
 
 def plot_metric(evolutions: dict[str, Evolution], metric: str, ax=None, *, colors=COLORS):
@@ -46,12 +46,12 @@ def plot_phases(evolution: Evolution, ax=None):
     'layer'
     """
     ax = ax or plt.gca()
-    _plot_layers(evolution, "confidence", ax, COLORS["tuned"], "confidence")
-    _plot_layers(evolution, "accuracy", ax, COLORS["base"], "accuracy")
+    _plot_layers(evolution, "confidence", ax, SERIES[1], "confidence")
+    _plot_layers(evolution, "accuracy", ax, SERIES[0], "accuracy")
     ax.axhline(evolution.chance, color=COLORS["control"], ls="--", lw=1)
     ax.annotate(
-        "chance", (0, evolution.chance), xytext=(0, -12), textcoords="offset points",
-        color=COLORS["control"], ha="center",
+        "chance", (1, evolution.chance), xycoords=("axes fraction", "data"), xytext=(3, 0),
+        textcoords="offset points", color=COLORS["control"], va="center",
     )  # fmt: skip
     ax.set(ylabel="share, probability", ylim=(0, 1))
     spread_labels(ax)

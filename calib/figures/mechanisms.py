@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from calib.figures.style import COLORS, NAMES
+from calib.figures.style import COLORS, NAMES, SERIES
 
-ROUTES = {"write": COLORS["truth"], "norm": COLORS["social sciences"]}
+ROUTES = {"write": SERIES[0], "norm": SERIES[1]}
 
 
 def plot_ledger(effects: pd.DataFrame, metric: str, ax=None):

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from calib.comparison import Comparison
-from calib.figures.style import COLORS, NAMES
+from calib.figures.style import COLORS, NAMES, SERIES
 
 
 def plot_map(layers, strengths, values, ax=None, *, metric: str, crossed=None):
@@ -36,7 +36,7 @@ def plot_map(layers, strengths, values, ax=None, *, metric: str, crossed=None):
         row, column = np.nonzero(crossed)
         ax.scatter(
             np.asarray(strengths)[column], np.asarray(layers)[row],
-            marker="x", s=12, lw=0.8, color=COLORS["tuned"],
+            marker="x", s=12, lw=0.8, color=SERIES[1],
         )  # fmt: skip
     ax.figure.colorbar(mesh, ax=ax, label=NAMES[metric])
     ax.set(xlabel="strength (median residual lengths)", ylabel="layer", yticks=list(layers))
