@@ -8,6 +8,7 @@ import tomllib
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+import yaml
 from cffconvert import Citation
 from conftest import ROOT
 from matplotlib.testing.compare import compare_images
@@ -36,6 +37,60 @@ def test_the_readmes_links_lead_somewhere():
     local = [target for target in targets if "://" not in target]
     assert len(local) >= 6
     assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+def test_the_recipes_name_files_and_commands_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = {name for name in re.findall(r"`([\w./-]+/[\w.-]*\.?\w*)`", text) if "NAME" not in name}
+    assert len(files) >= 12
+    published = {"cais/mmlu"}  # not of this repository
+    assert [name for name in files - published if not (ROOT / name).exists()] == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = set(re.findall(r"make (\w+)", text))
+    assert {"book", "test", "links", "notebooks"} <= commands
+    assert [name for name in commands if not re.search(rf"^{name}:", makefile, re.M)] == []
+
+
+def test_the_workflows_test_build_and_publish():
+    """Three versions of Python, a cached build, its pages on a branch, and a run every week."""
+    folder = ROOT / ".github" / "workflows"
+    flows = {file.stem: yaml.safe_load(file.read_text("utf-8")) for file in folder.glob("*.yml")}
+    assert set(flows) == {"tests", "book", "weekly"}
+    (job,) = flows["tests"]["jobs"].values()
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    steps = flows["book"]["jobs"]["publish"]["steps"]
+    (cache,) = (step["with"] for step in steps if step.get("uses", "").startswith("actions/cache@"))
+    assert cache["path"] == "_build/.jupyter_cache"
+    (pages,) = (step["with"] for step in steps if "gh-pages" in step.get("uses", ""))
+    assert (pages["publish_branch"], pages["publish_dir"]) == ("gh-pages", "_build/html")
+    assert "schedule" in flows["weekly"][True]  # YAML takes the key "on" for a truth value
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    run = {
+        step["run"].split()[1]
+        for flow in flows.values()
+        for job in flow["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    }
+    assert run == {"test", "book", "links", "notebooks"}
+    assert [name for name in run if not re.search(rf"^{name}:", makefile, re.M)] == []
+
+
+def test_all_that_cite_the_paper_and_the_book_agree():
+    page = (ROOT / "book" / "citing.md").read_text(encoding="utf-8")
+    paper, own = re.findall(r"```bibtex\n(.*?)```", page, re.S)
+    assert paper in README
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    (reference,) = cff["references"]
+    for value in (
+        reference["title"].replace("LLMs", "{LLM}s"),
+        reference["url"],
+        reference["year"],
+    ):
+        assert str(value) in paper
+    assert f"{reference['start']}--{reference['end']}" in paper
+    assert cff["title"] in own
+    assert f"Version {cff['version']}" in own
 
 
 def test_make_explains_the_two_commands():
