@@ -74,6 +74,10 @@ class Ablation:
             ``confidence_direct``, and their difference, ``confidence_norm``. ``norm_share`` is
             1 - direct / total of the entropy [1]_: 1 where all goes through the norm, 0 where
             nothing does, and of no meaning where the total is near 0.
+
+        References
+        ----------
+        .. [1] Stolfo et al., "Confidence regulation neurons in language models", NeurIPS 2024.
         """
         ways = {"": softmax(self.total), "_direct": softmax(self.direct)}
         intact, columns = softmax(self.intact), {}

@@ -37,7 +37,7 @@ LEARNING_RATE = 3e-3  # at first; it falls to 0
 
 @dataclass(eq=False)
 class FewShot(Method):
-    """Predicts a mixture's confidence curve from a few of its questions, without their answers.
+    """Predicts a mixture's confidence curve from a few of its questions, no answers given [1]_.
 
     A network that does not see the order of its examples [2]_: each one's log-odds, and features
     where wanted, go through one small network, the mean over examples through another, which moves
@@ -69,6 +69,8 @@ class FewShot(Method):
 
     References
     ----------
+    .. [1] Li, Khandelwal & Guu, "Few-shot recalibration of language models", arXiv 2403.18286,
+       2024.
     .. [2] Zaheer et al., "Deep sets", NeurIPS 2017.
 
     Examples
