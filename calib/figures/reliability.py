@@ -46,9 +46,9 @@ def plot_reliability(table: ReliabilityTable, ax=None, *, color=COLORS["base"], 
     full = table.count > 0
     count, confidence, accuracy = table.count[full], table.confidence[full], table.accuracy[full]
     low, high = wilson(accuracy, count)
+    ax.vlines(confidence, low, high, color=color, lw=1.5, zorder=3)  # no disc hides its own
     area = 400 * count / count.sum()
     ax.scatter(confidence, accuracy, s=area + 8, color=color, alpha=0.4, lw=0, zorder=2)
-    ax.vlines(confidence, low, high, color=color, lw=1.5, zorder=3)  # no disc hides its own
     if label:
         i = int(np.argmax(count))
         ax.annotate(
