@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from playwright.sync_api import Error, sync_playwright
+from playwright.sync_api import Error, TimeoutError, sync_playwright
 
 # The tests' two processes share the processor: one thread for each, and for each that they start,
 # the book's kernels too. Set here, before torch and numpy are imported: they look once.
@@ -32,9 +32,10 @@ PAGES = ("index", *CHAPTERS)  # those that are executed
 def pytest_collection_modifyitems(items):
     """The pages first: one process builds the book for them, which takes longest.
 
-    The other tests the library meanwhile, and last what the book says: by then it is built.
+    The other tests the library meanwhile, and last what reads the book: by then it is built.
     """
-    order = {"test_pages.py": 0, "test_book_numbers.py": 2, "test_exercises.py": 2}
+    read_it = ("browser", "notebooks", "claims", "api", "exercises", "book_numbers")
+    order = {"test_pages.py": 0} | {f"test_{name}.py": 2 for name in read_it}
     items.sort(key=lambda item: order.get(item.path.name, 1))
 
 
@@ -117,24 +118,27 @@ def unused():
 
 
 class Visit:
-    """A page opened with the network cut; collects what it asked for and complained of."""
+    """A page opened with the network cut; collects what it asked for and what is wrong with it.
+
+    That is whatever it prints, and formulas that stay unset.
+
+    ``browser`` may be one of its contexts too, whose pages open sooner.
+    """
 
     def __init__(self, browser, address, inside, **options):
         self.outside, self.complaints = [], []
         self.page = browser.new_page(**options)
         self.page.route(lambda url: not url.startswith(inside), self._refuse)
-        self.page.on("console", self._hear)
+        self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(address)
-        self.page.wait_for_function(
-            "() => [...document.querySelectorAll('.math')]"
-            ".every(formula => formula.querySelector('mjx-container'))"
-        )
+        formulas = "[...document.querySelectorAll('.math')]"
+        done = f"() => {formulas}.every(formula => formula.querySelector('mjx-container'))"
+        try:
+            self.page.wait_for_function(done, timeout=10_000)
+        except TimeoutError as error:
+            self.complaints.append(f"formulas are not set: {error.message}")
 
     def _refuse(self, route):
         self.outside.append(route.request.url)
         route.abort()
-
-    def _hear(self, message):
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import CHAPTERS, ROOT, Visit
+from conftest import CHAPTERS, ROOT
 from sphinx.util.inventory import InventoryFile
 
 import calib
@@ -162,25 +162,3 @@ def test_nothing_is_left_of_the_markup(name, pages):
     for literal in article.select("pre, code, dt.sig"):
         literal.decompose()
     assert re.findall(r"`|:\w+:|\[#|\\|<factory>", article.get_text()) == []
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_every_link_leads_somewhere(name, book, pages):
-    folder = (book / "html/book" / name).parent
-    for link in pages[name].select("article a[href]"):
-        path, _, place = link["href"].partition("#")
-        if "://" in path:
-            continue
-        target = (folder / path).resolve() if path else book / f"html/book/{name}.html"
-        assert target.exists(), link
-        assert not place or f'id="{place}"' in target.read_text(encoding="utf-8"), link
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_and_asks_for_nothing(browser, book, name, width):
-    address = (book / f"html/book/{name}.html").as_uri()
-    visit = Visit(browser, address, "file://", viewport={"width": width, "height": 800})
-    assert (visit.outside, visit.complaints) == ([], [])
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width + 1
-    visit.page.close()

@@ -1,14 +1,12 @@
-"""The built pages: whole, linked, described; and in a real browser with the network off."""
+"""The built pages: whole, linked, described, light."""
 
-import functools
-import http.server
 import re
-import threading
+from collections import Counter
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import CHAPTERS, ROOT, Visit
+from conftest import CHAPTERS, ROOT
 
 PAGES = ("index", *CHAPTERS, "glossary", "bibliography")
 
@@ -29,20 +27,6 @@ def test_every_picture_is_described(name, pages):
     for picture in pictures:
         assert len(picture.get("alt", "")) > 40, picture
         assert "/" not in picture["alt"], "a file's path describes nothing"
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_every_link_within_the_book_leads_somewhere(name, pages, book):
-    folder = book / "html" / "book"
-    links = [urlsplit(a["href"]) for a in pages[name].select("a[href]")]
-    local = [link for link in links if not link.scheme and not link.netloc]
-    assert local
-    for link in local:
-        target = (folder / unquote(link.path)).resolve() if link.path else folder / f"{name}.html"
-        assert target.exists(), link
-        if link.fragment and target.suffix == ".html":
-            page = BeautifulSoup(target.read_bytes(), "html.parser")
-            assert page.find(id=link.fragment), link
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -79,89 +63,47 @@ def test_no_page_shows_a_traceback_or_a_warning(pages):
         assert not re.search(r"Traceback|Warning|\bnan\b", text), name
 
 
-# In a browser
-
-
 @pytest.fixture(scope="module")
-def site(book):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(book / "html"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+def built(book):
+    """Every page of the book that was built, by where it lies in ``html``."""
+    site = book / "html"
+    found = {path.relative_to(site).as_posix(): path for path in site.glob("book/**/*.html")}
+    assert found.keys() >= {f"book/{name}.html" for name in PAGES}
+    return {name: BeautifulSoup(path.read_bytes(), "html.parser") for name, path in found.items()}
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_stands_alone(browser, site, name, width):
-    size = {"width": width, "height": 800}
-    visit = Visit(browser, f"{site}/book/{name}.html", site, viewport=size)
-    assert (visit.outside, visit.complaints) == ([], [])
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width + 1
-    visit.page.close()
+def test_every_link_within_the_book_leads_somewhere(built, book):
+    site = book / "html"
+    ids = {site / name: {tag["id"] for tag in page.select("[id]")} for name, page in built.items()}
+    for name, page in built.items():
+        links = [urlsplit(a["href"]) for a in page.select("a[href]")]
+        local = [link for link in links if not link.scheme and not link.netloc]
+        assert local
+        for link in local:
+            target = ((site / name).parent / unquote(link.path)).resolve()
+            target = target if link.path else site / name
+            assert target.exists(), (name, link)
+            if link.fragment and target in ids:
+                assert unquote(link.fragment) in ids[target], (name, link)
 
 
-@pytest.mark.parametrize("name", ("index", *CHAPTERS))
-def test_a_page_opens_from_the_disk(browser, book, name):
-    visit = Visit(browser, (book / f"html/book/{name}.html").as_uri(), "file://")
-    assert (visit.outside, visit.complaints) == ([], [])
-    visit.page.close()
+def test_a_page_is_light(built, book):
+    """At most 2.5 MB for what a page does not share: its text, animations and own pictures."""
+    site = book / "html"
+    pictures = {
+        name: {
+            ((site / name).parent / unquote(image["src"])).resolve()
+            for image in page.select("img[src]:not([src^='data:'])")  # those are in the text
+        }
+        for name, page in built.items()
+    }
+    shown_by = Counter(path for shown in pictures.values() for path in shown)
+    for name, shown in pictures.items():
+        own = [site / name, *(path for path in shown if shown_by[path] == 1)]
+        assert sum(path.stat().st_size for path in own) <= 2_500_000, name
 
 
-@pytest.mark.parametrize("name", ("index", *CHAPTERS))
-def test_no_line_of_code_is_cut_off(browser, site, name):
-    visit = Visit(
-        browser, f"{site}/book/{name}.html", site, viewport={"width": 1280, "height": 800}
-    )
-    wide = visit.page.evaluate(
-        "[...document.querySelectorAll('article div.highlight pre, article div.text_html')]"
-        ".filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.textContent)"
-    )
-    assert wide == []
-    visit.page.close()
-
-
-def test_the_player_goes_from_layer_to_layer(browser, site):
-    visit = Visit(browser, f"{site}/book/layers.html", site)
-    picture = visit.page.locator(".animation img")
-    first = picture.get_attribute("src")
-    slider = visit.page.locator(".animation input[type=range]")
-    assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("0", "8")
-    slider.fill("8")
-    slider.dispatch_event("input")
-    slider.dispatch_event("change")
-    assert picture.get_attribute("src") != first
-    assert visit.complaints == []
-    visit.page.close()
-
-
-def test_figures_stay_readable_on_the_dark_page(browser, site):
-    visit = Visit(browser, f"{site}/book/reliability.html", site, color_scheme="dark")
-    theme = visit.page.evaluate("document.documentElement.dataset.theme")
-    paper = visit.page.evaluate(
-        "getComputedStyle(document.querySelector('article .cell_output img')).backgroundColor"
-    )
-    assert (theme, paper) == ("dark", "rgb(255, 255, 255)")
-    visit.page.close()
-
-
-def test_a_folded_solution_opens(browser, site):
-    visit = Visit(browser, f"{site}/book/reliability.html", site)
-    solution = visit.page.locator("div.solution.dropdown").first
-    text = solution.get_by_text("It is calibrated: it promises 25 %")
-    assert not text.is_visible()
-    solution.locator("button, .toggle-button").first.click()
-    text.wait_for(state="visible")
-    visit.page.close()
-
-
-def test_the_search_finds_a_word_of_the_book(browser, site):
-    visit = Visit(browser, f"{site}/search.html?q=overconfidence", site)
-    visit.page.wait_for_selector("#search-results li a")
-    found = visit.page.locator("#search-results li a").all_inner_texts()
-    assert any("Reliability" in title for title in found)
-    visit.page.close()
+def test_no_two_elements_share_an_id(built):
+    for name, page in built.items():
+        ids = Counter(element["id"] for element in page.select("[id]"))
+        assert [one for one, times in ids.items() if times > 1] == [], name
