@@ -135,7 +135,7 @@ def test_an_unknown_value_is_an_error_and_not_a_verdict():
         verdict({"holds": "forgotten > 0"}, VALUES)
     claim = {"chapter": "own", "source": "a", "claim": "C.", "here": "H.", "figure": "{forgotten}"}
     with pytest.raises(KeyError, match="forgotten"):
-        as_text([claim | {"holds": "low > 0"}], VALUES)
+        as_text([claim | {"holds": "low > 0"}], VALUES, {"own": "Own"})
 
 
 def test_values_are_read_with_their_limits_and_words(tmp_path):

@@ -87,7 +87,7 @@ def in_one_piece(text):
     return re.sub(r" \[[^]]*\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
-def as_text(claims, values):
+def as_text(claims, values, titles):
     """All claims, chapter by chapter, under a line that counts the verdicts."""
     verdicts = [verdict(claim, values) for claim in claims]
     hold, fail, open_ = (verdicts.count(v) for v in VERDICTS)
@@ -97,7 +97,9 @@ def as_text(claims, values):
     ]
     for chapter in dict.fromkeys(claim["chapter"] for claim in claims):
         some = [claim for claim in claims if claim["chapter"] == chapter]
-        parts.append(f"## [](/book/{chapter}.md)\n\n{as_table(some, values)}")
+        # Without a link: the page's contents would show it without its words.
+        parts.append(f"## {titles[chapter]}\n\nIn [](/book/{chapter}.md).")
+        parts.append(as_table(some, values))
     return "\n\n".join(parts)
 
 
@@ -115,7 +117,8 @@ def fill_in(app, docname, source):
     app.env.note_dependency(str(file))
     claims = yaml.safe_load(file.read_text(encoding="utf-8"))["claims"]
     values = read_values(Path(app.outdir).parent / "jupyter_execute" / "book")
-    source[0] = re.sub(MARK, lambda _: as_text(claims, values), source[0])
+    titles = {Path(name).name: title.astext() for name, title in app.env.titles.items()}
+    source[0] = re.sub(MARK, lambda _: as_text(claims, values, titles), source[0])
 
 
 def setup(app):

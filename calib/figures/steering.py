@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 
 from calib.comparison import Comparison
-from calib.figures.style import COLORS, NAMES, SERIES
+from calib.figures.style import COLORS, NAMES
 
 
 def plot_map(layers, strengths, values, ax=None, *, metric: str, crossed=None):
@@ -36,7 +37,8 @@ def plot_map(layers, strengths, values, ax=None, *, metric: str, crossed=None):
         row, column = np.nonzero(crossed)
         ax.scatter(
             np.asarray(strengths)[column], np.asarray(layers)[row],
-            marker="x", s=12, lw=0.8, color=SERIES[1],
+            marker="x", s=12, lw=0.8, color="white",
+            path_effects=[withStroke(linewidth=2.2, foreground="black")],
         )  # fmt: skip
     ax.figure.colorbar(mesh, ax=ax, label=NAMES[metric])
     ax.set(xlabel="strength (median residual lengths)", ylabel="layer", yticks=list(layers))
