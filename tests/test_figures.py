@@ -53,7 +53,7 @@ def test_a_reliability_diagram_shows_every_bin_that_holds_questions(ax, reading)
     figures.plot_reliability(table, ax)
     (discs,) = ax.collections[1:]
     np.testing.assert_allclose(discs.get_offsets(), [[0.565, 0.5], [0.9, 1], [0.95, 1]])
-    areas = discs.get_sizes() - 8
+    areas = discs.get_sizes() - 20
     np.testing.assert_allclose(areas / areas.sum(), [0.5, 0.25, 0.25])
     whiskers = ax.collections[0].get_segments()
     np.testing.assert_allclose(whiskers[0][:, 1], figures.wilson(0.5, 2))

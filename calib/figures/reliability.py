@@ -48,7 +48,7 @@ def plot_reliability(table: ReliabilityTable, ax=None, *, color=COLORS["base"], 
     low, high = wilson(accuracy, count)
     ax.vlines(confidence, low, high, color=color, lw=1.5, zorder=3)  # no disc hides its own
     area = 400 * count / count.sum()
-    ax.scatter(confidence, accuracy, s=area + 8, color=color, alpha=0.4, lw=0, zorder=2)
+    ax.scatter(confidence, accuracy, s=area + 20, color=color, alpha=0.4, lw=0, zorder=2)
     if label:
         i = int(np.argmax(count))
         ax.annotate(
