@@ -30,13 +30,15 @@ PAGES = ("index", *CHAPTERS)  # those that are executed
 
 
 def pytest_collection_modifyitems(items):
-    """The pages first: one process builds the book for them, which takes longest.
+    """What takes longest first, so that neither of two processes is left alone at the end.
 
-    The other tests the library meanwhile, and last what reads the book: by then it is built.
+    One builds the book, for the pages; the other computes what its numbers should be, without it.
+    Last comes what only reads the book: by then it is built.
     """
-    read_it = ("browser", "notebooks", "claims", "api", "exercises", "book_numbers")
-    order = {"test_pages.py": 0} | {f"test_{name}.py": 2 for name in read_it}
-    items.sort(key=lambda item: order.get(item.path.name, 1))
+    readers = ("browser", "notebooks", "claims", "api", "exercises")
+    order = {"test_pages.py": 0, "test_book_numbers.py": 1}
+    order |= {f"test_{name}.py": 3 for name in readers}
+    items.sort(key=lambda item: order.get(item.path.name, 2))
 
 
 @pytest.fixture(scope="session")

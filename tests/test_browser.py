@@ -174,8 +174,9 @@ def test_figures_keep_white_paper_and_their_colours_on_the_dark_page(browser, si
 
 def test_a_folded_solution_opens_wherever_its_title_is_clicked(browser, site):
     visit = Visit(browser, f"{site}/book/reliability.html", site)
-    solution = visit.page.locator("div.solution.dropdown").first
-    text = solution.get_by_text("It is calibrated: it promises 25 %")
+    answer = "It is calibrated: it promises 25 %"
+    solution = visit.page.locator("div.solution.dropdown", has_text=answer)
+    text = solution.get_by_text(answer)
     assert not text.is_visible()
     solution.locator("button.toggle-button").click()
     text.wait_for(state="visible")
