@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from architectures import TOKENIZER, random_module
 from bare import bare_kernel
+from plain_markdown import as_value
 
 from calib.models import open_model
 
@@ -71,9 +71,7 @@ def glued(book):
         records = json.loads((book / f"jupyter_execute/book/{page}.glue.json").read_text())
         assert records
         values[page] = {
-            # An infinite value is written inf, which no literal is.
-            name: literal_eval(record["data"]["text/plain"].replace("inf", "1e999"))
-            for name, record in records.items()
+            name: as_value(record["data"]["text/plain"]) for name, record in records.items()
         }
     return values
 

@@ -1,19 +1,13 @@
 """The book's build: its repository's address, and a cache that knows what the pages rest on."""
 
-import importlib.util
 import shutil
 import subprocess
 from types import SimpleNamespace
 
+import book_build
 import pytest
 from conftest import ROOT
 from jupyter_cache import get_cache
-
-specification = importlib.util.spec_from_file_location(
-    "book_build", ROOT / "book" / "_ext" / "book_build.py"
-)
-book_build = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(book_build)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
 """The ledger of claims: complete, and each verdict as the figures beside it say."""
 
 import re
-import sys
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from conftest import CHAPTERS, ROOT
-
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from claims import VERDICTS, Value, as_text, read_values, verdict
+from conftest import CHAPTERS, ROOT
 
 LEDGER = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
 CLAIMS = LEDGER["claims"]

@@ -13,10 +13,8 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import PAGES, ROOT
 from IPython.core.inputtransformer2 import TransformerManager
-from pybtex.database import parse_string
-
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from plain_markdown import Translator, with_includes
+from pybtex.database import parse_string
 
 CELL = re.compile(r"^```\{code-cell\} ipython3\n(?:---\n.*?\n---\n)?(.*?)\n```$", re.M | re.S)
 
