@@ -17,8 +17,8 @@ from reading import learn_tokenizer, random_llama
 
 from calib import load_questions, open_model
 from calib.mechanisms import ablate_neurons, read_activations
-from calib.prompts import build_prompts, option_tokens, tokenize
-from calib.tracing import pad_right
+from calib.questions.prompts import build_prompts, option_tokens, tokenize
+from calib.reading._forward import pad_right
 
 
 def ablated_run(module, inputs, last, tokens, layer, neuron, constant):

@@ -16,9 +16,9 @@ import torch
 from reading import learn_tokenizer, random_llama
 
 from calib import load_questions, open_model
-from calib.prompts import build_prompts, option_tokens, tokenize
-from calib.siblings import read_siblings
-from calib.tracing import pad_right
+from calib.questions.prompts import build_prompts, option_tokens, tokenize
+from calib.reading._forward import pad_right
+from calib.reading._tree_attention import read_siblings
 
 STRENGTHS = np.linspace(-2, 2, 21)
 

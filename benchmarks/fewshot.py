@@ -15,9 +15,9 @@ import torch
 from reading import learn_tokenizer, random_llama
 
 from calib import load_questions, open_model
-from calib.batches import plan_batches
-from calib.prompts import build_prompts, option_tokens
-from calib.tracing import read_batch, read_batches
+from calib.questions.prompts import build_prompts, option_tokens
+from calib.reading._batches import plan_batches
+from calib.reading._forward import read_batch, read_batches
 
 
 def read_all(model, prompts, batches, tokens):

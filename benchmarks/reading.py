@@ -21,9 +21,9 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from calib import load_questions, open_model
-from calib.batches import plan_batches
-from calib.prompts import build_prompts, option_tokens
-from calib.tracing import pad_right, read_batch
+from calib.questions.prompts import build_prompts, option_tokens
+from calib.reading._batches import plan_batches
+from calib.reading._forward import pad_right, read_batch
 
 VOCABULARY = 50_304
 ONCE = ("nnsight, one trace a layer",)  # too slow for more than one round

@@ -16,7 +16,7 @@ import torch
 from reading import learn_tokenizer, random_llama
 
 from calib import load_questions, open_model, sample_answers
-from calib.prompts import format_open_question
+from calib.questions.prompts import format_open_question
 
 
 def generate(model, questions, n_samples, max_tokens):

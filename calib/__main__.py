@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 
-from calib.mmlu import CATEGORIES
+from calib.questions.mmlu import CATEGORIES
 
 PROGRAM = "python -m calib"
 DESCRIPTION = """\
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser()
     asked = vars(parser.parse_args(arguments))
 
-    from calib.report import InputFault, write_report  # torch and all: not for --help
+    from calib.report.write import InputFault, write_report  # torch and all: not for --help
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces every retry
     command = shlex.join([*PROGRAM.split(), *arguments])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import lambertw
 
+from calib.losses import check_not_negative
 from calib.metrics import check
-from calib.objectives import check_not_negative
 
 
 def principled_gamma(probability: float) -> float:

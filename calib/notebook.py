@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from IPython.display import display
 
-from calib.wording import interval_text
+from calib.report.text import interval_text
 
 _PREFIX = "application/papermill.record/"
 

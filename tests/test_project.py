@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 from cffconvert import Citation
-from conftest import ROOT
 from matplotlib.testing.compare import compare_images
+from support.book import ROOT
 
 import calib
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-from calib.evolution import Evolution
+from calib.analysis.phases import Evolution
 from calib.figures.style import COLORS, NAMES, SERIES, plot_band, spread_labels
 
 

@@ -17,7 +17,7 @@ def plot_ledger(effects: pd.DataFrame, metric: str, ax=None):
     Parameters
     ----------
     effects : pandas.DataFrame
-        Of :meth:`calib.mechanisms.ledger.Ledger.effects`.
+        Of :meth:`calib.mechanisms.attribution.Ledger.effects`.
     metric : str
         What they are effects on.
 

@@ -10,7 +10,7 @@ from matplotlib.animation import FuncAnimation
 
 from calib.figures.style import COLORS, wilson
 from calib.metrics import ReliabilityTable, ece, reliability_table
-from calib.reading import Reading
+from calib.reading.reading import Reading
 
 
 def plot_reliability(table: ReliabilityTable, ax=None, *, color=COLORS["base"], label=None):

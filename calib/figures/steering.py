@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
 
-from calib.comparison import Comparison
+from calib.analysis.comparison import Comparison
 from calib.figures.style import COLORS, NAMES
 
 
@@ -59,7 +59,7 @@ def plot_changes(comparison: Comparison, metric: str, names, ax=None, *, colors=
 
     Examples
     --------
-    >>> from calib.comparison import compare
+    >>> from calib.analysis.comparison import compare
     >>> ways = {"bold": [[0.9, 0.1]] * 4, "meek": [[0.7, 0.3]] * 4}
     >>> comparison = compare(ways, np.array([0, 0, 0, 1]), "bold", min_count=1)
     >>> plot_changes(comparison, "ece", ["meek"]).get_xlabel()

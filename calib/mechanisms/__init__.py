@@ -1,7 +1,7 @@
 """Where confidence lives: the readout, its null space, components, neurons, and the tuned lens."""
 
 from calib.mechanisms.ablation import Ablation, ablate_neurons
-from calib.mechanisms.ledger import Ledger, read_ledger
+from calib.mechanisms.attribution import Ledger, read_ledger
 from calib.mechanisms.neurons import describe_neurons, read_activations
 from calib.mechanisms.null_space import (
     norm_shares,
@@ -9,8 +9,8 @@ from calib.mechanisms.null_space import (
     singular_values,
     unembedding_null_space,
 )
-from calib.mechanisms.readout import Readout, readout_of
 from calib.mechanisms.tuned_lens import TunedLens, fit_tuned_lens
+from calib.mechanisms.unembedding import Readout, readout_of
 
 __all__ = [
     "Ablation",

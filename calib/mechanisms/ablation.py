@@ -3,7 +3,7 @@
 The activation of a neuron at the answer position is replaced by a constant, such as its mean. That
 changes the residual stream after its block by a multiple of the neuron's output vector. So one pass
 serves all neurons of a layer: of the last, the changed streams need the final norm and the option
-rows alone; of a layer below, each is a branch of the prompt (:mod:`calib.siblings`).
+rows alone; of a layer below, each is a branch of the prompt (:mod:`calib.reading._tree_attention`).
 
 The **total** effect is that of the changed stream, the **direct** effect [1]_ that with the final
 norm's length as it was; the rest is the norm's.
@@ -26,13 +26,13 @@ from datasets import Dataset
 
 from calib import metrics
 from calib.arrays import softmax
-from calib.batches import plan_batches
 from calib.mechanisms.neurons import modules_of, neuron_block, output_vectors, read_neurons
-from calib.mechanisms.readout import readout_of
-from calib.models import Model
-from calib.prompts import prepare
-from calib.siblings import can_branch, read_siblings
-from calib.tracing import Push, can_share, read_batch, read_batches
+from calib.mechanisms.unembedding import readout_of
+from calib.models.open import Model
+from calib.questions.prompts import prepare
+from calib.reading._batches import plan_batches
+from calib.reading._forward import Push, can_share, read_batch, read_batches
+from calib.reading._tree_attention import can_branch, read_siblings
 
 MOST = 512  # groups at once: their branches' mask and their streams have to fit into memory
 METRICS = {
@@ -115,7 +115,7 @@ def ablate_neurons(
     groups : sequence of sequences of int, optional
         Neurons to ablate together; every neuron by itself if not given.
     shots, exemplars, batch_tokens
-        As in :func:`calib.reading.read_layers`.
+        As in :func:`calib.reading.reading.read_layers`.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def ablate_neurons(
         If the groups are not sequences of whole numbers, one is empty, or names a neuron twice or
         one that does not exist; if there are not as many constants as neurons or one is not finite;
         and as :func:`calib.mechanisms.neurons.describe_neurons` and
-        :func:`calib.reading.read_layers`.
+        :func:`calib.reading.reading.read_layers`.
 
     Examples
     --------

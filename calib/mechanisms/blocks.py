@@ -11,10 +11,10 @@ from operator import attrgetter
 
 import torch
 
-from calib.architectures import POST_NORMS, WRITERS
-from calib.lenses import TOLERANCE
-from calib.models import Model
-from calib.tracing import pad_right
+from calib.models.architectures import POST_NORMS, WRITERS
+from calib.models.logit_lens import TOLERANCE
+from calib.models.open import Model
+from calib.reading._forward import pad_right
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, beginning=N
     start, end : int
         Layers, 0 to L.
     beginning : transformers Cache, optional
-        Of :func:`calib.tracing.run_beginning`.
+        Of :func:`calib.reading._forward.run_beginning`.
 
     Returns
     -------

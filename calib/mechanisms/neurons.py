@@ -20,13 +20,13 @@ import torch
 from datasets import Dataset
 from transformers.pytorch_utils import Conv1D
 
-from calib.batches import plan_batches
 from calib.mechanisms.blocks import Block, find_blocks
 from calib.mechanisms.null_space import unembedding_null_space
-from calib.mechanisms.readout import readout_of, take_apart
-from calib.models import Model
-from calib.prompts import prepare
-from calib.tracing import can_share, pad_right, read_batches
+from calib.mechanisms.unembedding import readout_of, take_apart
+from calib.models.open import Model
+from calib.questions.prompts import prepare
+from calib.reading._batches import plan_batches
+from calib.reading._forward import can_share, pad_right, read_batches
 
 
 def describe_neurons(
@@ -124,7 +124,7 @@ def read_activations(
     layer : int
         The layer that the block ends in, 1 to L.
     shots, exemplars, batch_tokens
-        As in :func:`calib.reading.read_layers`.
+        As in :func:`calib.reading.reading.read_layers`.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def read_activations(
     Raises
     ------
     ValueError
-        As :func:`describe_neurons` and :func:`calib.reading.read_layers`.
+        As :func:`describe_neurons` and :func:`calib.reading.reading.read_layers`.
 
     Examples
     --------

@@ -16,13 +16,13 @@ import pandas as pd
 import scipy.linalg
 import torch
 
-from calib.directions import residuals_of
-from calib.mechanisms.readout import readout_of
-from calib.metrics.bootstrap import draw_counts, interval_of
-from calib.metrics.checks import check_count
-from calib.models import Model
-from calib.reading import Reading
-from calib.subspaces import Subspace, check_k
+from calib.mechanisms.subspaces import Subspace, check_k
+from calib.mechanisms.unembedding import readout_of
+from calib.metrics.inputs import check_count
+from calib.metrics.resampling import draw_counts, interval_of
+from calib.models.open import Model
+from calib.reading.reading import Reading
+from calib.steering.directions import residuals_of
 
 SHARE = 0.01  # of the sum of singular values, that the effective null space holds at most
 
@@ -43,7 +43,7 @@ def singular_values(model: Model, tokens=None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there is only one token, and as :func:`calib.mechanisms.readout.readout_of`.
+        If there is only one token, and as :func:`calib.mechanisms.unembedding.readout_of`.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def norm_shares(
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.subspaces import random_subspace
+    >>> from calib.mechanisms.subspaces import random_subspace
     >>> model, questions = open_model("almanac"), load_questions("almanac", limit=50)
     >>> reading = read_layers(model, questions, keep_residuals=[7, 8])
     >>> list(norm_shares(reading, random_subspace(128, 128, 0)).share.round(6))
@@ -160,12 +160,12 @@ def remove_subspace(model: Model, reading: Reading, subspace: Subspace, tokens) 
     Raises
     ------
     ValueError
-        If the last layer was not kept, and as :func:`calib.mechanisms.readout.readout_of`.
+        If the last layer was not kept, and as :func:`calib.mechanisms.unembedding.readout_of`.
 
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.prompts import option_tokens
+    >>> from calib.questions.prompts import option_tokens
     >>> model, questions = open_model("almanac"), load_questions("almanac", limit=20)
     >>> reading = read_layers(model, questions, keep_residuals=[8])
     >>> null_space = unembedding_null_space(model, k=4)

@@ -27,12 +27,12 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
-from calib.directions import ENOUGH, scale_of
-from calib.mechanisms.readout import Readout, readout_of
-from calib.models import Model
-from calib.origin import digest_of
-from calib.prompts import option_tokens
-from calib.reading import read_layers
+from calib.mechanisms.unembedding import Readout, readout_of
+from calib.models.open import Model
+from calib.questions.prompts import option_tokens
+from calib.reading._provenance import digest_of
+from calib.reading.reading import read_layers
+from calib.steering.directions import ENOUGH, scale_of
 
 PATIENCE = 10  # rounds without a better fit to the held-out questions
 
@@ -105,7 +105,7 @@ def fit_tuned_lens(
     seed : int
         Draws what is held out.
     **settings
-        Of :func:`calib.reading.read_layers`, which the streams of all layers are read with: 4 bytes
+        Of :func:`calib.reading.reading.read_layers`, which the streams of all layers are read with: 4 bytes
         for each question, layer and dimension.
 
     Returns
@@ -118,7 +118,7 @@ def fit_tuned_lens(
     ------
     ValueError
         If the model is remote, ``held_out`` is out of range or leaves fewer than 20 questions to
-        train on or to stop by, and as :func:`calib.reading.read_layers`.
+        train on or to stop by, and as :func:`calib.reading.reading.read_layers`.
 
     Examples
     --------

@@ -8,15 +8,15 @@ from calib.metrics.binned import (
     mce,
     reliability_table,
 )
-from calib.metrics.bootstrap import Interval, bootstrap
-from calib.metrics.checks import check, confidence_and_correct
 from calib.metrics.composition import EceSplit, ece_split
 from calib.metrics.decomposition import BrierDecomposition, brier_decomposition
 from calib.metrics.grouping import GroupingLoss, grouping_loss
+from calib.metrics.inputs import check, confidence_and_correct
 from calib.metrics.local import local_calibration_error, mlce
 from calib.metrics.pairs import from_pairs
 from calib.metrics.ranking import auroc
 from calib.metrics.resample import resample
+from calib.metrics.resampling import Interval, bootstrap
 from calib.metrics.scores import (
     accuracy,
     brier,

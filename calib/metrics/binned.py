@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.metrics.bins import bin_index, bin_sums, check_some_bin, ece_of, mce_of
-from calib.metrics.checks import check, check_count, plain, top
+from calib.metrics.inputs import check, check_count, plain, top
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.metrics.bins import bin_index, bin_sums
-from calib.metrics.checks import check, check_count, plain, top
+from calib.metrics.inputs import check, check_count, plain, top
 
 
 @dataclass(frozen=True)

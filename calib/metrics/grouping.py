@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.metrics.bins import bin_index, bin_sums
-from calib.metrics.bootstrap import interval_of
-from calib.metrics.checks import check_count, check_with_features, top
+from calib.metrics.inputs import check_count, check_with_features, top
+from calib.metrics.resampling import interval_of
 
 PARTITIONS = ("tree", "clusters")
 MOST_NEIGHBOURS = 2000

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.metrics.bins import bin_index
-from calib.metrics.checks import check_count, check_features, check_real, check_with_features, top
+from calib.metrics.inputs import check_count, check_features, check_real, check_with_features, top
 
 BLOCK = 2**22  # kernel values held at once, 32 MB
 

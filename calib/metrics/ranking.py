@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics.checks import check, plain, top
+from calib.metrics.inputs import check, plain, top
 
 
 def auroc(probabilities, labels):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics.bootstrap import Interval, interval_of
-from calib.metrics.checks import check_count, plain
+from calib.metrics.inputs import check_count, plain
+from calib.metrics.resampling import Interval, interval_of
 
 
 def resample(function, *arrays, n_resamples: int = 1000, level: float = 0.95, seed=0) -> Interval:

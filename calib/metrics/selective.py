@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from calib.metrics.bins import bin_index, bin_sums, ece_of
-from calib.metrics.checks import check, check_count, plain, top
+from calib.metrics.inputs import check, check_count, plain, top
 from calib.metrics.scores import QUESTION_VALUES
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics.checks import check, plain, top
+from calib.metrics.inputs import check, plain, top
 
 N_CELLS = 4096  # of the grid on 0 to 1; the width found is rarely below 40 cells
 N_HALVINGS = 40

@@ -11,13 +11,13 @@ import torch
 from scipy.special import log_softmax
 
 from calib.arrays import softmax
-from calib.lenses import TOLERANCE
-from calib.metrics.checks import check_count, check_features
-from calib.prompts import option_tokens
+from calib.metrics.inputs import check_count, check_features
+from calib.models.logit_lens import TOLERANCE
+from calib.questions.prompts import option_tokens
 from calib.recalibration.method import Method
 
 if TYPE_CHECKING:
-    from calib.models import Model
+    from calib.models.open import Model
 
 TAIL = 1e-4  # share of features above the highest finite threshold tried
 
@@ -100,7 +100,7 @@ class FeatureClipping(Method):
         ------
         ValueError
             If the model is remote, for its weights are not here, and as
-            :func:`calib.prompts.option_tokens`.
+            :func:`calib.questions.prompts.option_tokens`.
 
         Examples
         --------

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from calib.metrics.checks import check_count
+from calib.metrics.inputs import check_count
 from calib.metrics.local import Projection
 from calib.recalibration.curve import Curve, log_odds
 from calib.recalibration.method import Method, check_logits

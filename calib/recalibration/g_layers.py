@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from calib.arrays import softmax
-from calib.metrics.checks import check_count
+from calib.metrics.inputs import check_count
 from calib.recalibration.method import Method
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from calib.metrics.checks import check_count, check_real
+from calib.metrics.inputs import check_count, check_real
 from calib.metrics.local import BLOCK, Projection
 from calib.recalibration.top_label import TopLabel, equal_mass_edges
 

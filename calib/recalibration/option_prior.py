@@ -3,7 +3,7 @@
 A model may favour a letter whatever is asked. Divided by such a prior over the letters, option
 probabilities say more about the options. The methods differ in the questions that the prior is
 read off: real ones, ones without content, or real ones with their options moved around
-(:mod:`calib.rotations`). None needs labels.
+(:mod:`calib.analysis.letters`). None needs labels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datasets import Dataset
 from scipy.special import log_softmax, logsumexp
 
 from calib.arrays import softmax
-from calib.questions import count_options
+from calib.questions.load import count_options
 from calib.recalibration.method import Method, check_logits
 
 NO_ANSWER = -1  # as a label it makes every metric refuse
@@ -115,7 +115,7 @@ class PriDe(OptionPrior):
     question's prior; the prior is the mean over questions, of which few are enough.
 
     Fitted on logits ``[questions, rotations, options]`` by letter, of every rotation of the
-    options, as :func:`calib.rotations.read_rotations` gives them; called as any other method.
+    options, as :func:`calib.analysis.letters.read_rotations` gives them; called as any other method.
 
     Examples
     --------
@@ -137,7 +137,7 @@ class PriDe(OptionPrior):
         if logits.ndim != 3 or logits.shape[1] != logits.shape[2]:
             raise ValueError(
                 f"logits have shape {logits.shape}; they must be [questions, rotations, options], "
-                "with as many rotations as options: take calib.rotations.read_rotations"
+                "with as many rotations as options: take calib.analysis.letters.read_rotations"
             )
         return log_softmax(logits, axis=2).mean(axis=1)
 
@@ -158,7 +158,7 @@ def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
     -------
     datasets.Dataset
         One question for each subject and text, to be read by
-        :func:`calib.reading.read_layers`; its answer is -1, as none is right.
+        :func:`calib.reading.reading.read_layers`; its answer is -1, as none is right.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
 
     Examples
     --------
-    >>> from calib.questions import load_questions
+    >>> from calib.questions.load import load_questions
     >>> empty = content_free(load_questions("almanac", limit=50), texts=["N/A"])
     >>> len(empty), empty[0]["choices"]
     (8, ['N/A', 'N/A', 'N/A', 'N/A'])

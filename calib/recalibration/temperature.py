@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from calib.arrays import softmax
 from calib.metrics import check
-from calib.metrics.checks import check_real
+from calib.metrics.inputs import check_real
 from calib.recalibration.method import Method, check_logits
 
 LIMITS = (1e-3, 1e3)

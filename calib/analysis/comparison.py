@@ -1,0 +1,119 @@
+"""Ways of answering the same questions side by side, each with its difference from one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from calib.analysis.truth import correlate
+from calib.metrics import bootstrap
+from calib.metrics.resampling import interval_of
+
+METRICS = ("accuracy", "confidence", "ece", "mce", "nll", "auroc")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of several ways of answering, and their differences from a reference.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row a way; for each metric a column with its value and two with its interval, ``ece``,
+        ``ece_low``, ``ece_high``. ``truth`` is the correlation of confidence with the known
+        reliability, where there is one.
+    changes : pandas.DataFrame
+        The same of the differences from the reference.
+    reference : str
+    """
+
+    table: pd.DataFrame
+    changes: pd.DataFrame
+    reference: str
+
+    def interval(self, name: str, metric: str) -> tuple[float, float, float]:
+        """Value, low and high of a metric for one way."""
+        return _interval(self.table, name, metric)
+
+    def change(self, name: str, metric: str) -> tuple[float, float, float]:
+        """Value, low and high of a metric's difference from the reference."""
+        return _interval(self.changes, name, metric)
+
+
+def compare(
+    ways: dict[str, np.ndarray],
+    labels,
+    reference: str,
+    posterior=None,
+    *,
+    n_bins: int = 10,
+    min_count: int = 20,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare ways of answering the same questions, on resamples that all of them share.
+
+    Parameters
+    ----------
+    ways : dict of str to float array ``[questions, options]``
+        Option probabilities by name.
+    labels : int array ``[questions]``
+    reference : str
+        The way that the others' differences are taken from.
+    posterior : float array ``[questions, options]``, optional
+        Where the truth is known.
+    n_bins, min_count, n_resamples, level, seed
+        Of :func:`calib.metrics.bootstrap`.
+
+    Returns
+    -------
+    Comparison
+        Differences have percentile intervals of the paired differences.
+
+    Raises
+    ------
+    ValueError
+        If the reference is none of the ways, and what the metrics refuse.
+
+    Examples
+    --------
+    >>> ways = {"bold": [[0.9, 0.1]] * 4, "meek": [[0.7, 0.3]] * 4}
+    >>> comparison = compare(ways, np.array([0, 0, 0, 1]), "bold", min_count=1)
+    >>> round(comparison.change("meek", "ece")[0], 3)
+    -0.1
+    """
+    if reference not in ways:
+        raise ValueError(f"reference is {reference!r}; it must be one of {', '.join(ways)}")
+    p = np.stack([np.asarray(way, dtype=np.float64) for way in ways.values()])
+    intervals = bootstrap(
+        p, labels, METRICS,
+        n_bins=n_bins, min_count=min_count, n_resamples=n_resamples, level=level, seed=seed,
+    )  # fmt: skip
+    if posterior is not None:
+        intervals["truth"] = correlate(
+            p, posterior, n_resamples=n_resamples, level=level, seed=seed
+        )
+    at, values, changes = list(ways).index(reference), {}, {}
+    for name, interval in intervals.items():
+        with np.errstate(invalid="ignore"):  # an infinite NLL less another is nan
+            samples = interval.samples - interval.samples[:, [at]]
+            change = interval_of(interval.value - interval.value[at], samples, level)
+        values |= _columns(name, interval)
+        changes |= _columns(name, change)
+    names = pd.Index(ways, name="")
+    return Comparison(pd.DataFrame(values, names), pd.DataFrame(changes, names), reference)
+
+
+def _columns(name, interval):
+    return {
+        name: interval.value,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+    }
+
+
+def _interval(table, name, metric):
+    return tuple(float(table.loc[name, metric + end]) for end in ("", "_low", "_high"))

@@ -1,0 +1,182 @@
+"""A ledger of components: what each attention and each MLP does to the answer and its confidence.
+
+Between two layers the residual stream changes in steps, one an attention or an MLP. Each step does
+two things: it changes what the option rows read, and it changes the length that this is divided by
+(:mod:`calib.mechanisms.unembedding`). Walked one after the other, all steps lead from the lens at the
+first layer to the lens at the last, so that their effects add up, on the logits and on any metric.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+
+from calib.arrays import softmax
+from calib.mechanisms.blocks import find_blocks, read_writes
+from calib.mechanisms.unembedding import Readout, readout_of
+from calib.metrics import bootstrap
+from calib.metrics.resampling import interval_of
+from calib.models.open import Model
+from calib.questions.prompts import prepare
+from calib.reading._batches import plan_batches
+from calib.reading._forward import can_share, read_batches
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The readout after each component's step.
+
+    Attributes
+    ----------
+    components : tuple of str
+        ``"attention 7"``, ``"MLP 7"``, ...; the number is that of the layer the block ends in. Of
+        blocks whose attention and MLP run side by side, attention comes first here too.
+    reads : float32 array ``[questions, components + 1, options]``
+        What the option rows read of the stream, at the start and after each component.
+    lengths : float32 array ``[questions, components + 1]``
+        What the norm divides that by.
+    labels : int64 array ``[questions]``
+    readout : Readout
+        Of the option letters.
+    """
+
+    components: tuple[str, ...]
+    reads: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    readout: Readout
+
+    @property
+    def direct(self) -> np.ndarray:
+        """Direct logit attribution, ``[questions, components, options]``.
+
+        What each component's own write adds to them, at the length that the stream has in the end.
+        In this no order matters; before a soft-cap, and with the start and the bias, they sum to
+        the logits.
+        """
+        return np.diff(self.reads, axis=1) / self.lengths[:, -1, None, None]
+
+    def logits(self, read: int, length: int | None = None) -> np.ndarray:
+        """Option logits ``[questions, options]`` with the reads of one step.
+
+        Parameters
+        ----------
+        read : int
+            After how many components, 0 to all.
+        length : int, optional
+            The step whose length they are divided by; the same if not given. With another this is
+            a counterfactual: as if the components between the two had only written, or had only
+            changed the norm.
+        """
+        length = read if length is None else length
+        reads, lengths = map(torch.from_numpy, (self.reads[:, read], self.lengths[:, length]))
+        device = self.readout.rows.device
+        return self.readout.divide(reads.to(device), lengths.to(device)).cpu().numpy()
+
+    def effects(
+        self, metric: str = "confidence", *, n_resamples=1000, level=0.95, seed=0, **options
+    ) -> pd.DataFrame:
+        """What each component changes of a metric by writing, through the norm, and in all.
+
+        Writing comes first: the reads change at the old length, then the length follows.
+
+        Parameters
+        ----------
+        metric : str
+            Of :func:`calib.metrics.bootstrap`, which takes the ``options`` too.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a component, and ``"all"``; columns ``write``, ``norm`` and ``total``, each with
+            ``_low`` and ``_high``. Rows add up, and ``write`` and ``norm`` to ``total``.
+        """
+        n = len(self.components)
+        path = [(0, 0)] + [step for i in range(n) for step in ((i + 1, i), (i + 1, i + 1))]
+        p = softmax(np.stack([self.logits(*step) for step in path]))
+        of = bootstrap(
+            p, self.labels, [metric], n_resamples=n_resamples, level=level, seed=seed, **options
+        )[metric]
+        # Rows: the value itself, then its resamples.
+        walk = np.vstack([of.value, of.samples])
+        steps = np.diff(walk, axis=1).reshape(len(walk), n, 2)
+        steps = np.concatenate([steps, steps.sum(axis=1, keepdims=True)], axis=1)
+        parts = {"write": steps[..., 0], "norm": steps[..., 1], "total": steps.sum(axis=2)}
+        columns = {}
+        for name, part in parts.items():
+            found = interval_of(part[0], part[1:], level)
+            columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        return pd.DataFrame(columns, index=pd.Index([*self.components, "all"], name="component"))
+
+
+def read_ledger(
+    model: Model,
+    questions: Dataset,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    shots: int = 0,
+    exemplars: Dataset | None = None,
+    batch_tokens: int = 8192,
+) -> Ledger:
+    """Read what every component writes at the answer position, in one traced pass a batch.
+
+    Parameters
+    ----------
+    start, end : int
+        Layers, 0 to L; the last if not given. Over a correction phase, those of
+        :attr:`calib.analysis.phases.Evolution.correction`.
+    shots, exemplars, batch_tokens
+        As in :func:`calib.reading.reading.read_layers`.
+
+    Returns
+    -------
+    Ledger
+
+    Raises
+    ------
+    ValueError
+        If ``start`` is not below ``end`` or the layers do not exist, and as
+        :func:`calib.mechanisms.blocks.find_blocks`, :func:`calib.mechanisms.unembedding.readout_of`
+        and :func:`calib.reading.reading.read_layers`.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model
+    >>> ledger = read_ledger(open_model("almanac"), load_questions("almanac", limit=50), 6, 8)
+    >>> ledger.components
+    ('attention 7', 'MLP 7', 'attention 8', 'MLP 8')
+    """
+    end = model.n_layers if end is None else end
+    if not 0 <= start < end <= model.n_layers:
+        raise ValueError(
+            f"start is {start} and end is {end}; they must be layers, from 0 to {model.n_layers}, "
+            "and the first below the second"
+        )
+    blocks = find_blocks(model)
+    tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
+    readout = readout_of(model, tokens)
+    share = shots > 0 and can_share(model)
+    batches = plan_batches(prompts, questions["subject"], batch_tokens, model.context, share)
+    read = partial(_read_steps, model, blocks, readout, start, end)
+    n_steps = 2 * (end - start) + 1
+    reads = np.empty((len(prompts), n_steps, len(tokens)), dtype=np.float32)
+    lengths = np.empty((len(prompts), n_steps), dtype=np.float32)
+    for rows, found in read_batches(model, prompts, batches, read, None):
+        reads[rows], lengths[rows] = found["reads"], found["lengths"]
+    components = [f"{p} {ell}" for ell in range(start + 1, end + 1) for p in ("attention", "MLP")]
+    return Ledger(tuple(components), reads, lengths, np.array(questions["answer"]), readout)
+
+
+def _read_steps(model, blocks, readout, start, end, prompts, beginning=None):
+    found = read_writes(model, prompts, blocks, start, end, beginning)
+    streams, attention = found["streams"], found["writes"][:, ::2]
+    # The stream as it is at every layer, and between two as attention leaves it.
+    between = torch.stack([streams[:, :-1] + attention, streams[:, 1:]], dim=2).flatten(1, 2)
+    steps = torch.cat([streams[:, :1], between], dim=1).to(readout.rows.device)
+    return {"reads": steps @ readout.rows.T, "lengths": readout.lengths(steps)}

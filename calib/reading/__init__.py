@@ -1,0 +1,7 @@
+"""The pass: questions and a model become a Reading, one traced pass for each batch.
+
+A value's way: :func:`read_layers` (``layers``) prepares a ``Run`` (``_run``), which plans batches
+(``_batches``), runs what their prompts have in common once (``_prefix``), traces a pass for each
+(``_forward``; ``_tree_attention`` where branches are wanted), keeps it (``_checkpoint``) and notes
+what it was made from (``_provenance``).
+"""

@@ -1,0 +1,45 @@
+"""What a reading was made from, so that it can be told and never mixed up."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+
+from datasets import Dataset
+
+from calib.models.open import Model
+from calib.questions.prompts import PROMPT_FORM
+
+
+def origin_of(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:
+    """Model, weights, questions, prompt and versions, as a Reading carries them."""
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "remote": model.remote,
+        "weights": "" if model.remote else fingerprint(model.module),  # they are not here to see
+        "architecture": model.architecture,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "questions": questions.info.dataset_name,
+        "prompt": PROMPT_FORM,
+        "shots": shots,
+        "option_tokens": tokens,
+        "versions": {p: version(p) for p in ("calib", "torch", "transformers", "nnsight")},
+    }
+
+
+def fingerprint(module) -> str:
+    """Sixteen hexadecimal digits that change with the weights: from a few of every tensor's."""
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        some = parameter.detach().flatten()[:64].float().cpu()
+        digest.update(name.encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def digest_of(arrays) -> str:
+    """Sixteen hexadecimal digits that change with the arrays' content or lengths."""
+    digest = hashlib.sha256(repr([len(array) for array in arrays]).encode())
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""Branches of a prompt read in one pass: each the model's answer, had its stream been pushed.
+
+To push the stream at the answer position alone leaves the keys and values of every other position
+as they were. So K pushed runs of one prompt are K copies of its last token: each has the last
+token's position, and sees the prompt before it and itself. A copy is not even needed before the
+layer at which it is pushed: it leaves the last token's stream there. One traced pass then gives any
+set of branches, each for about half the work of a token.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map
+
+from calib.models.logit_lens import TOLERANCE, finish
+from calib.models.open import Model
+from calib.reading._forward import has_only_attention, pad_right, read_batch
+
+
+def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None, keep=False):
+    """The last layer of every branch of each prompt, in one traced pass.
+
+    Parameters
+    ----------
+    prompts : list of int array ``[tokens]``
+        Token ids; with a ``beginning``, what follows it.
+    tokens : list of int
+        The option letters' tokens.
+    layers : list of int
+        Where each branch leaves the prompt, in rising order.
+    vectors : tensor ``[branches, d_model]`` or ``[batch, branches, d_model]``
+        What is added there; the same for all prompts, or for each its own.
+    beginning : transformers Cache, optional
+        Of :func:`calib.reading._forward.run_beginning`.
+    keep : bool
+        Whether to return the residual streams too.
+
+    Returns
+    -------
+    dict of tensors
+        ``logits [batch, branches, options]``, and with ``keep`` ``residuals [batch, branches,
+        d_model]``.
+    """
+    inputs, last, n_prompt = _with_branches(model, prompts, len(layers), beginning)
+    rows, seen = torch.arange(len(prompts)), inputs["attention_mask"].shape[3]
+    seen = seen - inputs["input_ids"].shape[1]  # tokens of the beginning
+    bounds = np.searchsorted(layers, np.arange(model.n_layers + 2)).tolist()
+    # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
+    blocks, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
+    in_tuple, linear, on_every = model.tuple_output, torch.nn.functional.linear, tree_map
+    with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
+        weight = unembedding.weight[tokens]  # [options, d_model]
+        bias = None if unembedding.bias is None else unembedding.bias[tokens]
+        for ell, block in enumerate(blocks):
+            n = n_prompt + bounds[ell + 1]  # the prompt, and the branches that have left it so far
+
+            def cut(value, n=n, seen=seen):
+                if not isinstance(value, torch.Tensor):
+                    return value
+                if value.ndim == 4:  # the mask
+                    return value[:, :, :n, : seen + n]
+                return value[:n] if value.ndim == 1 else value[:, :n]
+
+            if ell == 0:
+                block.input[:, n_prompt:n] += vectors[..., : bounds[1], :].to(block.input)
+            block.inputs = on_every(cut, block.inputs)
+            output = block.output
+            hidden = output[0] if in_tuple else output
+            new = vectors[..., bounds[ell + 1] : bounds[ell + 2], :].to(hidden)
+            hidden = torch.cat([hidden, hidden[rows, last][:, None] + new], dim=1)
+            block.output = (hidden, *output[1:]) if in_tuple else hidden
+        stream = hidden[:, n_prompt:].to(weight.device)  # [batch, branches, d_model]
+        logits = linear(norm(stream).to(weight.device), weight, bias).detach().cpu().save()
+        kept = ([stream.detach().cpu()] if keep else []).save()
+    logits = finish(logits, model.logit_scale, model.soft_cap)
+    return {"logits": logits, "residuals": kept[0]} if keep else {"logits": logits}
+
+
+def _with_branches(model, prompts, n_branches, beginning):
+    """Model inputs with room for the branches, the place of each last token, and the prompts' room.
+
+    The sequence is [prompt, padding, branches]. The tokens of a beginning, if there is one, come
+    before it in the mask, and every token sees them.
+    """
+    inputs, last = pad_right(prompts, "cpu", beginning)
+    ids = inputs["input_ids"]
+    n_prompt, seen = ids.shape[1], inputs["attention_mask"].shape[1] - ids.shape[1]
+    n = n_prompt + n_branches
+    rows = torch.arange(len(prompts))
+    copies = ids[rows, last][:, None].expand(-1, n_branches)
+    places = torch.arange(n_prompt).expand(len(prompts), -1)
+    places = torch.cat([places, last[:, None].expand(-1, n_branches)], dim=1) + seen
+    visible = torch.ones(n, n, dtype=torch.bool).tril().repeat(len(prompts), 1, 1)
+    visible[:, n_prompt:, :n_prompt] = torch.arange(n_prompt) < last[:, None, None]
+    visible[:, n_prompt:, n_prompt:] = torch.eye(n_branches, dtype=torch.bool)
+    hidden = torch.finfo(model.dtype).min
+    mask = torch.zeros(len(prompts), 1, n, seen + n, dtype=model.dtype)
+    mask[..., seen:].masked_fill_(~visible[:, None], hidden)
+    inputs |= {
+        "input_ids": torch.cat([ids, copies], dim=1).to(model.device),
+        "position_ids": places.to(model.device),
+        "attention_mask": mask.to(model.device),
+    }
+    return inputs, last, n_prompt
+
+
+def can_branch(model: Model, prompt) -> bool:
+    """Whether branches are right for this model and prompts up to this one's length.
+
+    Asked of the model, not of a list: three branches that are not pushed must say what the prompt
+    itself says. Where positions cannot be given (ALiBi), or layers do more than attend, there is
+    nothing to ask; a sliding window shorter than the prompt shows here.
+    """
+    takes_positions = "position_ids" in inspect.signature(model.module.forward).parameters
+    if not takes_positions or not has_only_attention(model):
+        return False
+    still = torch.zeros(3, model.d_model)
+    layers = [0, 0, model.n_layers // 2]
+    branches = read_siblings(model, [prompt], [0, 1], layers, still)["logits"][0]
+    own = read_batch(model, [prompt], [0, 1])["logits"][0, -1]
+    return bool((branches - own).abs().max() <= TOLERANCE[model.dtype] * own.abs().max())

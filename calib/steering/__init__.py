@@ -1,0 +1,1 @@
+"""Pushing: directions in the residual stream, branches along them, and a fair judgement."""

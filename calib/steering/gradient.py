@@ -1,0 +1,139 @@
+"""A direction learned by gradient: the push that lowers NLL most, the model staying as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from calib.models.logit_lens import finish
+from calib.models.open import Model
+from calib.questions.prompts import prepare
+from calib.reading._batches import fill
+from calib.reading._forward import can_share, pad_right, run_beginning
+from calib.reading.reading import read_layers
+from calib.steering.directions import Direction, make_direction, scale_of
+
+
+def gradient_direction(
+    model: Model,
+    questions: Dataset,
+    layer: int,
+    *,
+    max_steps: int = 30,
+    batch_tokens: int = 8192,
+) -> Direction:
+    """The vector that lowers the NLL of the answers most, added at the answer position of a layer.
+
+    Found by L-BFGS [1]_ from zero on all questions at once; the model's weights stay as they are.
+    Only the last token is run again and again: the keys and values of what comes before it are
+    kept, which for each token takes two vectors of every layer's memory.
+
+    Parameters
+    ----------
+    questions : datasets.Dataset
+        Of the calibration split.
+    layer : int
+        0 to L.
+    max_steps : int
+        Of L-BFGS.
+    batch_tokens : int
+        Most tokens whose keys and values are made at once.
+
+    Returns
+    -------
+    Direction
+
+    Raises
+    ------
+    ValueError
+        If the model is remote, if it keeps more of earlier tokens than keys and values, if no push
+        lowers the NLL, and as :func:`calib.reading.reading.read_layers`.
+
+    References
+    ----------
+    .. [1] Liu & Nocedal, "On the limited memory BFGS method for large scale optimization",
+       Mathematical Programming 45, 1989.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model
+    >>> questions = load_questions("almanac", "validation", limit=40)
+    >>> gradient_direction(open_model("almanac-tuned"), questions, 7, max_steps=3).layer
+    7
+    """
+    if model.remote:
+        raise ValueError(
+            f"a direction is trained where the model is, and {model.name} is on a server; open it "
+            "here, or use a direction that is fitted on a reading"
+        )
+    if not can_share(model):
+        raise ValueError(
+            f"{model.architecture} keeps more of earlier tokens than keys and values, so its last "
+            "token cannot be run by itself; use a direction that is fitted on a reading"
+        )
+    reading = read_layers(model, questions, keep_residuals=[layer])
+    scale = scale_of(reading, layer)
+    tokens, prompts = prepare(model.tokenizer, questions)
+    batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
+
+    vector = torch.zeros(model.d_model, requires_grad=True)  # in units of the scale
+    lbfgs = torch.optim.LBFGS([vector], max_iter=max_steps, line_search_fn="strong_wolfe")
+
+    def loss_and_gradient():
+        total, vector.grad = 0.0, torch.zeros_like(vector)
+        for ids, beginning, stream, labels in batches:
+            pushed = stream + scale * vector  # [batch, d_model]
+            logits = _pushed_logits(model, ids, beginning, tokens, layer, pushed)
+            labels = labels.to(logits.device)
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / len(prompts)
+            vector.grad += torch.autograd.grad(loss, [vector])[0]  # of the vector alone
+            total += loss.item()
+        return total
+
+    lbfgs.step(loss_and_gradient)
+    return make_direction(vector.detach().numpy(), layer, reading, "gradient")
+
+
+def _last_tokens(model, prompts, reading, layer, batch_tokens):
+    """Last tokens, keys and values of what comes before, streams and labels, batch by batch.
+
+    Each batch is of equal length, so that no position or mask needs a thought in any architecture.
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    batches = []
+    for length in np.unique(lengths):
+        for batch in fill(np.flatnonzero(lengths == length).tolist(), lengths, batch_tokens, 0):
+            rows = list(batch.rows)
+            ids = [prompts[i] for i in rows]
+            beginning = run_beginning(model, [row[:-1] for row in ids])
+            stream = torch.from_numpy(reading.residuals[layer][rows])
+            labels = torch.from_numpy(reading.labels[rows])
+            batches.append(([row[-1:] for row in ids], beginning, stream, labels))
+    return batches
+
+
+def _pushed_logits(model, ids, beginning, tokens, layer, stream):
+    """Option logits ``[batch, options]`` of last tokens whose stream at a layer is given.
+
+    The blocks below the layer are skipped: they need neither time nor memory.
+    """
+    inputs, _ = pad_right(ids, model.device, beginning)
+    layers, unembedding = model.part("layers"), model.part("unembedding")
+    norm, stream = model.part("norm"), stream[:, None]  # [batch, 1, d_model]
+    with model.trace(**inputs, use_cache=False, logits_to_keep=1):
+        if layer == 0:
+            layers[0].input = stream.to(layers[0].input)
+        for block in layers[:layer]:
+            given = stream.to(block.input)
+            block.skip((given, None) if model.tuple_output else given)
+        if layer < len(layers):
+            output = layers[-1].output
+            last = output[0] if model.tuple_output else output
+        else:
+            last = stream
+        weight = unembedding.weight[tokens]
+        bias = None if unembedding.bias is None else unembedding.bias[tokens]
+        normed = norm(last[:, -1].to(weight)).to(weight.device)
+        logits = torch.nn.functional.linear(normed, weight, bias).save()
+    return finish(logits.float(), model.logit_scale, model.soft_cap)

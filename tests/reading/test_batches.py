@@ -1,0 +1,61 @@
+"""Which prompts go together, on token ids small enough to see through."""
+
+import numpy as np
+import pytest
+
+from calib.reading._batches import common_beginning, plan_batches
+
+
+def prompts_of(rng, n, subject, beginning):
+    """``n`` prompts that share their first tokens and differ in the next."""
+    tails = [[subject, i, *rng.integers(100, size=rng.integers(1, 30))] for i in range(n)]
+    return [[7] * beginning + [int(t) for t in tail] for tail in tails]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"context": 3}, r"prompt of question 1 has 4 tokens, the model's context is 3; use fewer"),
+        ({"batch_tokens": 3}, r"question 1 has 4 tokens, batch_tokens is 3; .* raise batch_tokens"),
+        ({"context": 3, "batch_tokens": 3}, r"the model's context is 3; .* out$"),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_named(limits, message):
+    limits = {"context": 10, "batch_tokens": 10, **limits}
+    with pytest.raises(ValueError, match=message):
+        plan_batches([[1], [1, 2, 3, 4]], ["a", "a"], share=True, **limits)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_batches_stay_within_the_budget_and_lose_nothing(share):
+    rng = np.random.default_rng(0)
+    prompts = [p for s in range(5) for p in prompts_of(rng, 40, s, 60 * (s < 3))]
+    subjects = np.repeat(list("abcde"), 40)
+    batches = plan_batches(prompts, subjects, batch_tokens=400, context=100, share=share)
+    assert sorted(i for batch in batches for i in batch.rows) == list(range(200))
+    for batch in batches:
+        lengths = [len(prompts[i]) for i in batch.rows]
+        assert len(lengths) * max(lengths) <= 400
+        assert lengths == sorted(lengths, reverse=True)
+        assert min(lengths) > batch.shared
+        assert len({tuple(prompts[i][: batch.shared]) for i in batch.rows}) == 1
+    shared = {subjects[batch.rows[0]]: batch.shared for batch in batches if batch.shared}
+    assert shared == ({"a": 61, "b": 61, "c": 61} if share else {})
+    first = batches[0]
+    assert max(len(prompts[i]) for i in first.rows) == max(map(len, prompts))
+
+
+def test_a_beginning_is_shared_only_where_that_saves_half_the_work():
+    def shared(prompts):
+        (batch,) = plan_batches(prompts, ["a"] * len(prompts), 1000, 100, share=True)
+        return batch.shared
+
+    assert shared([[1] * 10 + [2], [1] * 10 + [3], [1] * 10 + [4]]) == 10  # 20 of 33
+    assert shared([[1] * 10 + [2], [1] * 10 + [3]]) == 0  # 10 of 22
+    assert shared([[1] * 10 + [2]]) == 0
+
+
+def test_identical_prompts_keep_a_token_each():
+    assert common_beginning([[1, 2, 3]] * 3) == 2
+    assert common_beginning([[4]]) == 0
+    assert common_beginning([[1, 2], [3, 4]]) == 0

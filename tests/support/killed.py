@@ -1,0 +1,78 @@
+"""A reading that kills its own process at a chosen moment, as a power cut would."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from support.architectures import TOKENIZER, random_module
+
+from calib.models.open import open_model
+from calib.questions.load import load_questions
+from calib.reading import _checkpoint as shards
+from calib.reading.reading import Reading, read_layers
+
+SETTINGS = {"shots": 2, "batch_tokens": 600, "keep_residuals": [1]}
+
+
+def read(resume=None) -> Reading:
+    torch.set_num_threads(1)  # the same sums in the same order in every process
+    questions = load_questions("almanac", subjects=["fair_music", "inn_cookery"], limit=60)
+    return read_layers(
+        open_model((random_module("llama"), TOKENIZER)), questions, resume=resume, **SETTINGS
+    )
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read_and_die(folder, moment, count):
+    """Read into ``folder``; SIGKILL when ``moment`` comes for the ``count``-th time."""
+    left = [count]
+
+    def now(kind):
+        if kind == moment:
+            left[0] -= 1
+            if left[0] == 0:
+                die()
+
+    class HalfWritten:
+        """A file whose content is on the disk by half at the moment ``writing``."""
+
+        def __init__(self, *arguments):
+            self.file = open(*arguments)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, content):
+            self.file.write(content[: len(content) // 2])
+            self.file.flush()
+            now("writing")
+            self.file.write(content[len(content) // 2 :])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    fsync, replace, read_batch = os.fsync, Path.replace, shards.Shards.read
+
+    def watched_fsync(handle):
+        now("before it is forced to the disk")
+        fsync(handle)
+
+    def watched_replace(self, target):
+        now("before it has its name")
+        replace(self, target)
+        now("after it has its name")
+
+    def watched_read(self, number):
+        now("before a batch")
+        return read_batch(self, number)
+
+    shards.open = HalfWritten
+    os.fsync, Path.replace, shards.Shards.read = watched_fsync, watched_replace, watched_read
+    read(folder)
