@@ -15,7 +15,7 @@ export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book html notebooks links test benchmarks clean
+.PHONY: help book html notebooks links test benchmarks dist clean
 
 help:
 	@echo "make book    compute every chapter and write the book to _build/html"
@@ -23,6 +23,7 @@ help:
 	@echo "make notebooks run every chapter's notebook where only the library is installed"
 	@echo "make links   follow every link that leads out of the book"
 	@echo "make benchmarks MMLU=folder    measure speed and memory, some 20 minutes"
+	@echo "make dist    what is published: a wheel and a source archive in dist (TAG=v1.2.3 checks the version)"
 	@echo "make clean   delete the built book, its cache and the virtual environment"
 	@echo "make help    show this text"
 	@echo
@@ -63,7 +64,7 @@ links: book
 test: $(STAMP)
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 benchmarks: $(STAMP)
 	@test -d "$(MMLU)" || { \
@@ -76,5 +77,14 @@ benchmarks: $(STAMP)
 	$(VENV)/bin/python benchmarks/sampling.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/memory.py "$(MMLU)"
 
+# The version stands in calib/__init__.py alone; a tag that says another is a mistake.
+dist: $(STAMP)
+	@version=$$($(VENV)/bin/python -c 'import calib; print(calib.__version__)'); \
+	test "$(or $(TAG),v$$version)" = "v$$version" || { \
+	  echo "The tag is $(TAG), the version in calib/__init__.py $$version." >&2; exit 1; }
+	rm -rf dist
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt build
+	$(VENV)/bin/python -m build --outdir dist
+
 clean:
-	rm -rf _build $(VENV)
+	rm -rf _build dist $(VENV)

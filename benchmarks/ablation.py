@@ -2,22 +2,25 @@
 
 The same random model and tokenizer as in reading.py, on MMLU questions of 150 to 170 tokens. Some
 neurons are first compared with a run of their own, in which a hook replaces the activation. Then
-the sweeps and plain passes take turns; what one pass a neuron would take is reckoned from a plain
+the sweeps and plain passes take turns; what one pass per neuron would take is reckoned from a plain
 pass.
 
     python benchmarks/ablation.py FOLDER_OF_MMLU [--prompts 12] [--rounds 3] [--device cuda]
 """
 
-import argparse
-import statistics
-from time import perf_counter
-
 import torch
-from reading import learn_tokenizer, random_llama
+from _common import (
+    learn_tokenizer,
+    parse_arguments,
+    print_table,
+    random_llama,
+    ratio,
+    time_in_turns,
+)
 
-from calib import load_questions, open_model
+from calib import build_prompts, load_questions, open_model
 from calib.mechanisms import ablate_neurons, read_activations
-from calib.questions.prompts import build_prompts, option_tokens, tokenize
+from calib.questions import option_tokens, tokenize
 from calib.reading._forward import pad_right
 
 
@@ -37,13 +40,7 @@ def ablated_run(module, inputs, last, tokens, layer, neuron, constant):
 
 @torch.no_grad()
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="MMLU, in the layout of cais/mmlu")
-    parser.add_argument("--prompts", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-
+    args = parse_arguments(__doc__, prompts=12, rounds=3)
     questions = load_questions(args.folder).select(range(2000))
     tokenizer = learn_tokenizer(questions)
     module = random_llama(args.device)
@@ -56,7 +53,7 @@ def main():
 
     # To the CPU, as the others: a GPU is done only then.
     plain_road = lambda: module(**inputs, logits_to_keep=1).logits.cpu()  # noqa: E731
-    roads = {"plain forward: last logits only": plain_road}
+    roads = {"plain forward": plain_road}
     for name, layer in {"last": model.n_layers, "middle": model.n_layers // 2}.items():
         means = read_activations(model, questions, layer).mean(axis=0)
         found = ablate_neurons(model, questions, layer, means, [[0], [700]])
@@ -69,19 +66,11 @@ def main():
         )
     print(f"{len(prompts)} prompts, {len(means):,} neurons a layer")
 
-    times = {name: [] for name in roads}
-    for _ in range(args.rounds):
-        for name, road in roads.items():
-            start = perf_counter()
-            road()
-            times[name].append(perf_counter() - start)
-    plain = statistics.median(times["plain forward: last logits only"])
-    for name, seconds in times.items():
-        middle = statistics.median(seconds)
-        print(
-            f"{name:34} {middle:8.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
-            f" {middle / plain:7.2f} x, {len(means) * plain / middle:7.1f} times less than one each"
-        )
+    times = time_in_turns(roads, args.rounds, args.device)
+    print_table(times, "plain forward")
+    for name, seconds in list(times.items())[1:]:
+        less = len(means) / ratio(seconds, times["plain forward"])
+        print(f"{name}: {less:.1f} times less than a pass for each")
 
 
 if __name__ == "__main__":

@@ -7,18 +7,14 @@ plain passes take turns.
     python benchmarks/branches.py FOLDER_OF_MMLU [--prompts 12] [--rounds 5] [--device cuda]
 """
 
-import argparse
-import statistics
-from time import perf_counter
-
 import numpy as np
 import torch
-from reading import learn_tokenizer, random_llama
+from _common import learn_tokenizer, parse_arguments, print_table, random_llama, time_in_turns
 
-from calib import load_questions, open_model
-from calib.questions.prompts import build_prompts, option_tokens, tokenize
+from calib import build_prompts, load_questions, open_model
+from calib.questions import option_tokens, tokenize
 from calib.reading._forward import pad_right
-from calib.reading._tree_attention import read_siblings
+from calib.reading._tree_attention import read_tree
 
 STRENGTHS = np.linspace(-2, 2, 21)
 
@@ -45,13 +41,7 @@ def steered_run(module, inputs, last, tokens, layer, push):
 
 @torch.no_grad()
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="MMLU, in the layout of cais/mmlu")
-    parser.add_argument("--prompts", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-
+    args = parse_arguments(__doc__, prompts=12, rounds=5)
     questions = load_questions(args.folder)
     tokenizer = learn_tokenizer(questions)
     module = random_llama(args.device)
@@ -68,7 +58,7 @@ def main():
     sweeps = {name: branches_at(layers, model.d_model) for name, layers in sweeps.items()}
     roads = {"plain forward": lambda: module(**inputs, use_cache=False, logits_to_keep=1)}
     for name, sweep in sweeps.items():
-        roads[name] = lambda sweep=sweep: read_siblings(model, prompts, tokens, *sweep)
+        roads[name] = lambda sweep=sweep: read_tree(model, prompts, tokens, *sweep)
 
     layers, pushes = sweeps["24 layers × 21 strengths"]
     found = roads["24 layers × 21 strengths"]()["logits"]
@@ -78,20 +68,7 @@ def main():
         assert difference < 1e-5, f"branch {i} differs from a run of its own by {difference:.1e}"
     print(f"{len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens")
 
-    times = {name: [] for name in roads}
-    for turn in range(args.rounds):
-        for name in list(roads)[:: 1 if turn % 2 else -1]:
-            start = perf_counter()
-            roads[name]()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(perf_counter() - start)
-    print(f"\n| road | seconds, median of {args.rounds} (range) | x plain forward |\n|---|---|---|")
-    for name, seconds in times.items():
-        pairs = zip(seconds, times["plain forward"], strict=True)
-        ratio = statistics.median(a / b for a, b in pairs)
-        span = f"({min(seconds):.2f} to {max(seconds):.2f})"
-        print(f"| {name} | {statistics.median(seconds):.2f} {span} | {ratio:.2f} |")
+    print_table(time_in_turns(roads, args.rounds, args.device), "plain forward")
 
 
 if __name__ == "__main__":

@@ -9,23 +9,21 @@ the same numbers before they are timed in turns.
 import argparse
 import statistics
 from functools import partial
-from time import perf_counter
 
-import torch
-from reading import learn_tokenizer, random_llama
+from _common import learn_tokenizer, random_llama, ratio, time_in_turns
 
-from calib import load_questions, open_model
-from calib.questions.prompts import build_prompts, option_tokens
-from calib.reading._batches import plan_batches
-from calib.reading._forward import read_batch, read_batches
+from calib import build_prompts, load_questions, open_model
+from calib.questions import option_tokens
+from calib.reading import plan_batches
+from calib.reading._forward import read_streams
+from calib.reading._run import run_batches
 
 
 def read_all(model, prompts, batches, tokens):
-    logits = torch.empty(len(prompts), model.n_layers + 1, len(tokens))
-    read = partial(read_batch, model, tokens=tokens)
-    for rows, found in read_batches(model, prompts, batches, read, None):
-        logits[rows] = torch.from_numpy(found["logits"])
-    return logits
+    def forward(part):
+        return read_streams(model, part.prompts, tokens, prefix=part.prefix)
+
+    return run_batches(model, prompts, batches, forward)["logits"]
 
 
 def main():
@@ -50,28 +48,16 @@ def main():
     saved = {b.rows[0]: b.shared for b in plans["shared"]}
     span = f"{min(lengths)} to {max(lengths)} tokens"
     print(f"{', '.join(args.subjects)}: {len(some)} questions of {span}")
-    print("shared beginnings of", sorted(set(saved.values())), "tokens")
-    difference = (
-        (
-            read_all(model, prompts, plans["shared"], tokens)
-            - read_all(model, prompts, plans["whole"], tokens)
-        )
-        .abs()
-        .max()
-    )
+    print("shared prefixes of", sorted(set(saved.values())), "tokens")
+    roads = {way: partial(read_all, model, prompts, plan, tokens) for way, plan in plans.items()}
+    difference = abs(roads["shared"]() - roads["whole"]()).max()
     print(f"largest difference of a logit: {difference:.1e}")
     assert difference < 1e-4
 
-    times = {way: [] for way in plans}
-    for turn in range(args.rounds):
-        for way in list(plans)[:: 1 if turn % 2 else -1]:
-            start = perf_counter()
-            read_all(model, prompts, plans[way], tokens)
-            times[way].append(perf_counter() - start)
+    times = time_in_turns(roads, args.rounds, args.device)
     for way, seconds in times.items():
         print(f"{way}: {len(some) / statistics.median(seconds):.2f} questions per second")
-    pairs = zip(times["whole"], times["shared"], strict=True)
-    print(f"ratio {statistics.median(a / b for a, b in pairs):.2f}")
+    print(f"ratio {ratio(times['whole'], times['shared']):.2f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 
-from reading import learn_tokenizer, random_llama
+from _common import learn_tokenizer, random_llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from calib import load_questions, open_model, read_layers

@@ -11,40 +11,17 @@ The folder has the layout of cais/mmlu. TransformerLens and tuned-lens are measu
 installed: pip install -c constraints.txt transformer_lens==4.3.0 tuned-lens==0.2.0
 """
 
-import argparse
 import copy
-import statistics
-from time import perf_counter
 
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from _common import learn_tokenizer, parse_arguments, print_table, random_llama, time_in_turns
 
-from calib import load_questions, open_model
-from calib.questions.prompts import build_prompts, option_tokens
+from calib import build_prompts, load_questions, open_model
+from calib.questions import option_tokens
 from calib.reading._batches import plan_batches
-from calib.reading._forward import pad_right, read_batch
+from calib.reading._forward import pad_right, read_streams
 
-VOCABULARY = 50_304
 ONCE = ("nnsight, one trace a layer",)  # too slow for more than one round
-
-
-def learn_tokenizer(questions):
-    bpe = ByteLevelBPETokenizer()
-    texts = build_prompts(questions)
-    bpe.train_from_iterator(texts, VOCABULARY, special_tokens=["<end>"], show_progress=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<end>", pad_token="<end>"
-    )
-
-
-def random_llama(device):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=512, intermediate_size=2048, num_hidden_layers=24,
-        num_attention_heads=8, max_position_embeddings=8192, bos_token_id=None, eos_token_id=0,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval().to(device)
 
 
 # Roads: functions from the inputs, the answer positions and the letters' tokens to logits
@@ -62,7 +39,7 @@ def calib_road(model):
     def road(inputs, last, tokens):
         lengths = (last + 1).tolist()
         prompts = [row[:n] for row, n in zip(inputs["input_ids"].tolist(), lengths, strict=True)]
-        return read_batch(model, prompts, tokens)["logits"].transpose(0, 1)
+        return read_streams(model, prompts, tokens)["logits"].transpose(0, 1)
 
     return road
 
@@ -157,30 +134,9 @@ def roads_for(module, tokenizer):
     return model, roads
 
 
-def time_in_turns(roads, batches, tokens, rounds, device):
-    times = {name: [] for name in roads}
-    for turn in range(rounds):
-        turns = [name for name in roads if turn == 0 or name not in ONCE]
-        for name in turns[:: 1 if turn % 2 else -1]:
-            road = roads[name]
-            start = perf_counter()
-            for inputs, last in batches:
-                road(inputs, last, tokens)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(perf_counter() - start)
-    return times
-
-
 @torch.no_grad()
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="MMLU, in the layout of cais/mmlu")
-    parser.add_argument("--questions", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-
+    args = parse_arguments(__doc__, questions=48, rounds=5)
     everything = load_questions(args.folder)
     tokenizer = learn_tokenizer(everything)
     some = load_questions(args.folder, limit=args.questions)
@@ -203,14 +159,11 @@ def main():
             difference = (theirs - ours).abs().max().item()
             assert difference < 1e-5, f"{name} differs from calib by {difference:.1e}"
 
-    times = time_in_turns(roads, batches, tokens, args.rounds, args.device)
-    print(f"\n| road | seconds, median of {args.rounds} (range) | x plain forward |\n|---|---|---|")
-    for name, seconds in times.items():
-        # Round by round, so that a slow minute of the machine weighs on both alike.
-        pairs = zip(seconds, times["plain forward"], strict=False)
-        ratio = statistics.median(a / b for a, b in pairs)
-        span = f"({min(seconds):.2f} to {max(seconds):.2f})"
-        print(f"| {name} | {statistics.median(seconds):.2f} {span} | {ratio:.2f} |")
+    def through(road):
+        return lambda: [road(inputs, last, tokens) for inputs, last in batches]
+
+    whole = {name: through(road) for name, road in roads.items()}
+    print_table(time_in_turns(whole, args.rounds, args.device, ONCE), "plain forward")
 
 
 if __name__ == "__main__":

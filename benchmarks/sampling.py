@@ -7,16 +7,12 @@ worst case. Generate runs the prompt once a sample. The two take turns.
     python benchmarks/sampling.py FOLDER_OF_MMLU [--questions 12] [--samples 40] [--rounds 3]
 """
 
-import argparse
-import statistics
-from time import perf_counter
-
 import numpy as np
 import torch
-from reading import learn_tokenizer, random_llama
+from _common import learn_tokenizer, parse_arguments, print_table, random_llama, time_in_turns
 
 from calib import load_questions, open_model, sample_answers
-from calib.questions.prompts import format_open_question
+from calib.questions import format_open_question
 
 
 def generate(model, questions, n_samples, max_tokens):
@@ -40,31 +36,15 @@ def compare(name, model, questions, n_samples, max_tokens, rounds):
         ),
         "transformers generate": lambda: generate(model, questions, n_samples, max_tokens),
     }
-    times = {road: [] for road in roads}
-    for _ in range(rounds):
-        for road, draw in roads.items():
-            start = perf_counter()
-            answers = draw()
-            times[road].append(perf_counter() - start)
-            assert answers.shape == (len(questions), n_samples)
-    base = statistics.median(times["calib"])
+    for draw in roads.values():
+        assert draw().shape == (len(questions), n_samples)
     print(f"{name}: {len(questions)} questions, {n_samples} samples of up to {max_tokens} tokens")
-    for road, seconds in times.items():
-        middle = statistics.median(seconds)
-        print(
-            f"  {road:24} {middle:8.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
-            f" {middle / base:6.2f} x"
-        )
+    print_table(time_in_turns(roads, rounds), "calib")
 
 
 @torch.no_grad()
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="MMLU, in the layout of cais/mmlu")
-    parser.add_argument("--questions", type=int, default=12)
-    parser.add_argument("--samples", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = parse_arguments(__doc__, device=False, questions=12, samples=40, rounds=3)
 
     facts = load_questions("almanac", limit=20 * args.questions)
     compare("almanac", open_model("almanac"), facts, args.samples, 1, args.rounds)

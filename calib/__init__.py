@@ -5,40 +5,32 @@
 >>> reading = calib.read_layers(model, calib.load_questions("almanac", limit=100))
 >>> calib.evolve(reading).decision <= model.n_layers
 True
+
+The rooms, each of which imports only from those before it:
+
+``metrics``        arrays to numbers
+``questions``      what is asked
+``models``         who answers
+``reading``        the pass: questions and a model become a Reading
+``recalibration``  logits to better probabilities
+``analysis``       what a reading says
+``steering``       pushing
+``mechanisms``     taking apart
+``sampling``       many answers
+``losses``         training for it
+``figures``        drawing
+``report``         the pages
+``laboratory``     the models that come with it, and how they were made
+``notebook``       glue for chapters
+
+To read the library in an afternoon: ``questions`` (load, prompts), ``models`` (architectures,
+logit_lens, model, open), ``reading`` (reading, layers, _batches, _forward), ``analysis.phases``,
+``metrics`` (inputs, bins, binned, scores, resampling).
 """
 
-from importlib import import_module
+import lazy_loader
 
-# Loaded when first used, so that importing calib stays light.
-_HOMES = {
-    "load_questions": "questions.load",
-    "build_prompts": "questions.prompts",
-    "open_model": "models.open",
-    "lens": "models.logit_lens",
-    "read_layers": "reading.reading",
-    "Reading": "reading.reading",
-    "evolve": "analysis.phases",
-    "by_category": "analysis.phases",
-    "steer": "steering.sweeps",
-    "sweep": "steering.sweeps",
-    "try_directions": "steering.evaluation",
-    "read_branches": "steering.interventions",
-    "sample_answers": "sampling.sample",
-    "metrics": "",
-    "figures": "",
-    "mechanisms": "",
-    "recalibration": "",
-}
-__all__ = list(_HOMES)
+__version__ = "0.2.0"
 
-
-def __getattr__(name):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'calib' has no attribute {name!r}")
-    if not _HOMES[name]:
-        return import_module(f"calib.{name}")
-    return getattr(import_module(f"calib.{_HOMES[name]}"), name)
-
-
-def __dir__():
-    return __all__
+# What stands in the stub beside this file is loaded when first used: importing calib stays light.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""``python -m calib report MODEL``: a page on a model of one's own. ``--help`` says the rest."""
+"""``calib report MODEL``: a page on a model of one's own. ``--help`` says the rest."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import logging
 import shlex
 import sys
 
-from calib.questions.mmlu import CATEGORIES
-
-PROGRAM = "python -m calib"
+PROGRAM = "calib"
+# Those of calib.questions.mmlu, which is not loaded for --help.
+CATEGORIES = ("STEM", "humanities", "social sciences", "other")
 DESCRIPTION = """\
 Read a language model layer by layer and write a page on its calibration: where its accuracy
-leaves chance, where its answer is settled, and whether its confidence is corrected after that.
+leaves the baseline, where its answer is settled, and whether its confidence is corrected after.
 
 The page, index.html, stands alone and can be sent to others. Beside it, reading/ holds the numbers
 it was made from; calib.Reading.load opens them.
 """
 EXAMPLES = """\
 examples:
-  python -m calib report almanac
+  calib report almanac
       the laboratory's model on its own questions: no network, under a minute
-  python -m calib report Qwen/Qwen2.5-0.5B --shots 5 --limit 2000
+  calib report Qwen/Qwen2.5-0.5B --shots 5 --limit 2000
       a model of the hub on 2,000 questions of MMLU, with five exemplars each
-  python -m calib report ./my-model --questions ./my-questions --out my-report
+  calib report ./my-model --questions ./my-questions --out my-report
       a folder written by save_pretrained, on test*.jsonl or test*.parquet in a folder; a row has
       question, subject, choices (a list) and answer (the index of the right one)
 
@@ -62,7 +62,7 @@ def make_parser() -> Parser:
         help="solved questions before each question, 0 to 5 (default: 0)",
     )  # fmt: skip
     add(
-        "--category", choices=list(CATEGORIES), metavar="NAME",
+        "--category", choices=CATEGORIES, metavar="NAME",
         help=f"one of MMLU's categories: {', '.join(map(repr, CATEGORIES))} (default: all)",
     )  # fmt: skip
     add(
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     from calib.report.write import InputFault, write_report  # torch and all: not for --help
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces every retry
-    command = shlex.join([*PROGRAM.split(), *arguments])
+    command = shlex.join([PROGRAM, *arguments])
     del asked["task"]
     try:
         page, finding = write_report(**asked, command=command)

@@ -11,10 +11,12 @@ A logit of -inf is a class without a chance.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.special import lambertw
 from torch.nn.functional import logsigmoid, one_hot
 
-from calib.metrics.inputs import check_real
+from calib._checks import check_not_negative
 
 
 def brier_loss(logits, labels):
@@ -40,7 +42,8 @@ def focal_loss(logits, labels, gamma: float):
     """Cross-entropy, each label's weighted by (1 - p)^γ: less, the more probable it is [1]_.
 
     With γ = 0 it is cross-entropy. With γ > 0 it is not proper: its minimiser is less confident
-    than the posterior where this is confident; see :func:`calib.focal.focal_posterior`.
+    than the posterior where this is confident; see
+    :func:`calib.recalibration.focal_posterior`.
 
     Parameters
     ----------
@@ -134,6 +137,51 @@ def focal_calibration_loss(logits, labels, gamma: float, weight: float, squared:
     return (_focal(_margins(logits, labels), gamma) + weight * far).mean()
 
 
+def principled_gamma(probability: float) -> float:
+    """The γ at which focal loss stops pushing a label harder than cross-entropy does [1]_.
+
+    Their gradients differ by the factor (1-p)^γ - γ p (1-p)^(γ-1) log p. It is 1 at γ = 0, above 1
+    for small γ, and 1 again at the γ given here.
+
+    Parameters
+    ----------
+    probability : float
+        Of the label, above 0, at most 1/2: beyond, the factor is below 1 for every γ > 0.
+
+    Returns
+    -------
+    float
+        Not negative.
+
+    Raises
+    ------
+    ValueError
+        If the probability is out of range.
+
+    References
+    ----------
+    .. [1] Mukhoti et al., "Calibrating deep neural networks using focal loss", NeurIPS 2020,
+       arXiv:2002.09437. The closed form is derived here: with x = 1 - p - γ p log p the condition
+       reads x (1-p)^(γ-1) = 1, which the lower branch of Lambert's W solves.
+
+    Examples
+    --------
+    >>> round(principled_gamma(0.2), 3), round(principled_gamma(0.25), 3)
+    (4.851, 3.07)
+    """
+    if not 0 < probability <= 0.5:
+        raise ValueError(
+            f"probability is {probability}; it must be above 0 and at most 0.5: beyond, focal loss "
+            "pushes less than cross-entropy for every gamma above 0"
+        )
+    rest, slope = 1 - probability, -probability * np.log(probability)
+    # rest + γ slope = rest^(1-γ). In u = -log(rest) (rest / slope + γ) it is -u exp(-u) = k below.
+    decay = -np.log(rest)
+    k = -decay / slope * rest ** (1 + rest / slope)
+    k = max(k, np.nextafter(-1 / np.e, 0))  # at 1/2 it is -1/e, where W is not found
+    return float(-lambertw(k, -1).real / decay - rest / slope)
+
+
 def _margins(logits, labels):
     """The label's logit above the log-sum-exp of all others: the log odds of the label ``[...]``.
 
@@ -182,10 +230,3 @@ def _check(logits, labels) -> None:
             f"the largest logit of a row is {largest[~largest.isfinite()][0].item()}; it must be "
             "finite: find where the model overflows"
         )
-
-
-def check_not_negative(name: str, value) -> None:
-    """Refuse a weight or an exponent below 0, infinite or nan."""
-    check_real(name, value)
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is {value}; it must be a finite number of at least 0")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -10,8 +11,11 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from support.architectures import TOKENIZER, random_module
+from support.book import NEEDED
 
-from calib.models.open import open_model
+from calib import open_model
+
+collect_ignore = ["support", "recomputed"]  # they hold no tests
 
 
 def pytest_collection_modifyitems(items):
@@ -24,6 +28,11 @@ def pytest_collection_modifyitems(items):
     order = {"test_pages.py": 0, "test_book_numbers.py": 1}
     order |= {f"test_{name}.py": 3 for name in readers}
     items.sort(key=lambda item: order.get(item.path.name, 2))
+
+
+def pytest_report_header():
+    missing = [name for name in NEEDED if not find_spec(name)]
+    return f"the book is not tested: {', '.join(missing)} not installed" if missing else None
 
 
 @pytest.fixture

@@ -6,14 +6,19 @@ from math import inf, nan
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.optimize import minimize
+from support.properties import given, st
 from torch.nn.functional import cross_entropy
 
 from calib import metrics
-from calib.focal import focal_posterior, principled_gamma
-from calib.losses import brier_loss, focal_calibration_loss, focal_loss, focal_loss_sd
+from calib.losses import (
+    brier_loss,
+    focal_calibration_loss,
+    focal_loss,
+    focal_loss_sd,
+    principled_gamma,
+)
+from calib.recalibration import focal_posterior
 
 LOSSES = {
     "brier": brier_loss,

@@ -18,7 +18,11 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
-MODULES = ("", "metrics", "figures", "mechanisms", "recalibration")  # those with an __all__
+# Those whose __all__ is public; what stands at the top is called by its name there.
+MODULES = (
+    "", "metrics", "questions", "models", "reading", "recalibration", "analysis", "steering",
+    "mechanisms", "sampling", "figures", "report",
+)  # fmt: skip
 LITERAL = re.compile(r"(``.*?``)")
 CHOICES = re.compile(r"^( *\w[\w, ]* : )(\{.*?\})")  # a parameter's type: {"one", "other"}
 WORK = re.compile(r"\[(\d+)\](?=_)")  # where it is cited
@@ -33,7 +37,7 @@ def public_names():
     for name in MODULES:
         module = import_module(f"calib.{name}".rstrip("."))
         for public in module.__all__:
-            found[id(getattr(module, public))] = f"{module.__name__}.{public}"
+            found.setdefault(id(getattr(module, public)), f"{module.__name__}.{public}")
     return found
 
 

@@ -19,7 +19,7 @@ INSTALL = """\
 import sys
 
 if "google.colab" in sys.modules:
-    %pip install --quiet "calib @ git+{repository}@{branch}\""""
+    %pip install --quiet "calibration-across-layers @ git+{repository}@{branch}\""""
 NEEDS = "*This notebook needs the library `calib`: `pip install` the repository of its book.*"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from calib.analysis.truth import correlate
 from calib.metrics import bootstrap
-from calib.metrics.resampling import interval_of
+from calib.metrics.intervals import Interval, columns_of
 
 METRICS = ("accuracy", "confidence", "ece", "mce", "nll", "auroc")
 
@@ -21,9 +21,9 @@ class Comparison:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a way; for each metric a column with its value and two with its interval, ``ece``,
+        One row per way; for each metric a column with its value and two with its interval, ``ece``,
         ``ece_low``, ``ece_high``. ``truth`` is the correlation of confidence with the known
-        reliability, where there is one.
+        probability, where there is one.
     changes : pandas.DataFrame
         The same of the differences from the reference.
     reference : str
@@ -35,11 +35,11 @@ class Comparison:
 
     def interval(self, name: str, metric: str) -> tuple[float, float, float]:
         """Value, low and high of a metric for one way."""
-        return _interval(self.table, name, metric)
+        return Interval.read(self.table.loc[name], metric)
 
     def change(self, name: str, metric: str) -> tuple[float, float, float]:
         """Value, low and high of a metric's difference from the reference."""
-        return _interval(self.changes, name, metric)
+        return Interval.read(self.changes.loc[name], metric)
 
 
 def compare(
@@ -88,32 +88,14 @@ def compare(
     if reference not in ways:
         raise ValueError(f"reference is {reference!r}; it must be one of {', '.join(ways)}")
     p = np.stack([np.asarray(way, dtype=np.float64) for way in ways.values()])
-    intervals = bootstrap(
-        p, labels, METRICS,
-        n_bins=n_bins, min_count=min_count, n_resamples=n_resamples, level=level, seed=seed,
-    )  # fmt: skip
+    draws = {"n_resamples": n_resamples, "level": level, "seed": seed}
+    intervals = bootstrap(p, labels, METRICS, n_bins=n_bins, min_count=min_count, **draws)
     if posterior is not None:
-        intervals["truth"] = correlate(
-            p, posterior, n_resamples=n_resamples, level=level, seed=seed
-        )
-    at, values, changes = list(ways).index(reference), {}, {}
-    for name, interval in intervals.items():
-        with np.errstate(invalid="ignore"):  # an infinite NLL less another is nan
+        intervals["truth"] = correlate(p, posterior, **draws)
+    at, changes = list(ways).index(reference), {}
+    with np.errstate(invalid="ignore"):  # an infinite NLL less another is nan
+        for name, interval in intervals.items():
             samples = interval.samples - interval.samples[:, [at]]
-            change = interval_of(interval.value - interval.value[at], samples, level)
-        values |= _columns(name, interval)
-        changes |= _columns(name, change)
-    names = pd.Index(ways, name="")
-    return Comparison(pd.DataFrame(values, names), pd.DataFrame(changes, names), reference)
-
-
-def _columns(name, interval):
-    return {
-        name: interval.value,
-        f"{name}_low": interval.low,
-        f"{name}_high": interval.high,
-    }
-
-
-def _interval(table, name, metric):
-    return tuple(float(table.loc[name, metric + end]) for end in ("", "_low", "_high"))
+            changes[name] = Interval.of(interval.value - interval.value[at], samples, level)
+    tables = (pd.DataFrame(columns_of(i), pd.Index(ways, name="")) for i in (intervals, changes))
+    return Comparison(*tables, reference)

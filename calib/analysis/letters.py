@@ -1,70 +1,19 @@
-"""Does an answer depend on the letter it stands at? Questions with their options moved around.
+"""Does an answer depend on the letter it stands at? Every rotation of the options is asked.
 
-A rotation moves every option on by the same number of letters, the last ones to the front. Over all
-rotations of a question every option stands once at every letter, so that whatever is uneven among
-the letters is the letters' doing, and the mean over rotations is free of it.
+Over all rotations of a question every option stands once at every letter, so that the mean over
+rotations is free of what the model thinks of the letters.
 """
 
 from __future__ import annotations
-
-from numbers import Integral
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from calib.metrics import check
-from calib.models.open import Model
+from calib.models.model import Model
 from calib.questions.load import count_options
-from calib.reading.reading import read_layers
-
-
-def rotate_options(questions: Dataset, shift: int) -> Dataset:
-    """The same questions with every option moved on by some letters; all else stays.
-
-    Parameters
-    ----------
-    questions : datasets.Dataset
-    shift : int
-        By 1 the option at A comes to stand at B, and the last one at A.
-
-    Returns
-    -------
-    datasets.Dataset
-        Answers, and posteriors where there are any, move with the options; a negative answer, such
-        as the -1 of :func:`calib.recalibration.content_free`, stays: no option is right.
-
-    Raises
-    ------
-    TypeError
-        If ``shift`` is not an integer.
-
-    Examples
-    --------
-    >>> from calib.questions.load import load_questions
-    >>> questions = load_questions("almanac", limit=1)
-    >>> questions[0]["choices"], questions[0]["answer"]
-    (['regent', 'abbot', 'senator', 'castellan'], 0)
-    >>> rotated = rotate_options(questions, 1)
-    >>> rotated[0]["choices"], rotated[0]["answer"]
-    (['castellan', 'regent', 'abbot', 'senator'], 1)
-    """
-    if not isinstance(shift, Integral):
-        raise TypeError(f"shift is {shift!r}; it must be an integer, a number of letters")
-    columns = questions.to_dict()
-    answers = zip(columns["answer"], columns["choices"], strict=True)
-    columns["answer"] = [
-        (answer + shift) % len(choices) if answer >= 0 else answer for answer, choices in answers
-    ]
-    for name in {"choices", "posterior"} & set(columns):
-        columns[name] = [_move_on(row, shift) for row in columns[name]]
-    rotated = Dataset.from_dict(columns, features=questions.features)
-    rotated.info.dataset_name = questions.info.dataset_name
-    return rotated
-
-
-def _move_on(row: list, shift: int) -> list:
-    start = -shift % len(row)
-    return row[start:] + row[:start]
+from calib.questions.transform import rotate_options
+from calib.reading.layers import read_layers
 
 
 def read_rotations(model: Model, questions: Dataset, **settings) -> np.ndarray:
@@ -72,12 +21,10 @@ def read_rotations(model: Model, questions: Dataset, **settings) -> np.ndarray:
 
     Parameters
     ----------
-    model : Model
-        As :func:`calib.models.open.open_model` gives it.
     questions : datasets.Dataset
         All with equally many options.
     **settings
-        Of :func:`calib.reading.reading.read_layers`, which reads as many times as many questions as there
+        Of :func:`calib.read_layers`, which reads as many times as many questions as there
         are options.
 
     Returns
@@ -90,12 +37,11 @@ def read_rotations(model: Model, questions: Dataset, **settings) -> np.ndarray:
     ------
     ValueError
         If there are no questions, or some have more options than others, and as
-        :func:`calib.reading.reading.read_layers`.
+        :func:`calib.read_layers`.
 
     Examples
     --------
-    >>> from calib.models.open import open_model
-    >>> from calib.questions.load import load_questions
+    >>> from calib import load_questions, open_model
     >>> read_rotations(open_model("almanac"), load_questions("almanac", limit=5)).shape
     (5, 4, 4)
     """

@@ -1,9 +1,9 @@
 """How accuracy and calibration evolve through the layers, and the phases this falls into.
 
 Onset
-    the first layer from which on accuracy's interval lies above chance. Chance is what always
-    answering with the commonest right letter would score, since a layer that knows nothing often
-    does just that: one over the number of options would take MMLU's uneven letters for knowledge;
+    the first layer from which on accuracy's interval lies above the baseline accuracy, that of
+    always giving the commonest right letter, since a layer that knows nothing often does just that:
+    one over the number of options would take MMLU's uneven letters for knowledge;
 decision
     the first layer from which on accuracy stays within a tolerance of the last layer's;
 correction
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from calib.metrics import Interval, bootstrap
-from calib.questions.load import category_of
+from calib.metrics.intervals import columns_of
 from calib.reading.reading import Reading
 
 METRICS = ("accuracy", "confidence", "gap", "ece", "mce", "nll", "brier", "auroc")
@@ -56,6 +56,16 @@ class Correction:
     accuracy_low: float
     accuracy_high: float
 
+    @property
+    def fall_of_ece(self) -> tuple[float, float, float]:
+        """The fall with its interval."""
+        return self.fall, self.low, self.high
+
+    @property
+    def change_of_accuracy(self) -> tuple[float, float, float]:
+        """The change of accuracy with its interval."""
+        return self.accuracy_change, self.accuracy_low, self.accuracy_high
+
 
 @dataclass(frozen=True)
 class Evolution:
@@ -64,27 +74,26 @@ class Evolution:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a layer; for each metric a column with its value and two with its interval,
+        One row per layer; for each metric a column with its value and two with its interval,
         ``ece``, ``ece_low``, ``ece_high``.
-    chance : float
-        Accuracy of always answering with the letter that is right most often.
+    baseline_accuracy : float
+        Of always answering with the letter that is right most often.
     onset : int or None
-        None if accuracy never leaves chance for good.
+        None if accuracy never leaves the baseline for good.
     decision : int
     correction : Correction or None
         None if ECE does not fall by more than chance.
     """
 
     table: pd.DataFrame
-    chance: float
+    baseline_accuracy: float
     onset: int | None
     decision: int
     correction: Correction | None
 
     def interval(self, metric: str, layer: int) -> tuple[float, float, float]:
         """Value, low and high of a metric at a layer."""
-        row = self.table.loc[layer]
-        return tuple(float(row[metric + end]) for end in ("", "_low", "_high"))
+        return Interval.read(self.table.loc[layer], metric)
 
 
 def evolve(
@@ -112,10 +121,6 @@ def evolve(
     n_resamples, level, seed
         Of the bootstrap over questions; all layers share each resample.
 
-    Returns
-    -------
-    Evolution
-
     Raises
     ------
     ValueError
@@ -140,13 +145,13 @@ def evolve(
         level=level,
         seed=seed,
     )
-    chance = float(np.bincount(reading.labels).max() / len(reading))
+    baseline = float(np.bincount(reading.labels).max() / len(reading))
     accuracy = intervals["accuracy"]
     decision = first_for_good(np.abs(accuracy.value - accuracy.value[-1]) <= tolerance)
     return Evolution(
-        table=as_table(intervals),
-        chance=chance,
-        onset=first_for_good(accuracy.low > chance),
+        table=pd.DataFrame(columns_of(intervals)).rename_axis("layer"),
+        baseline_accuracy=baseline,
+        onset=first_for_good(accuracy.low > baseline),
         decision=decision,
         correction=find_correction(intervals["ece"], accuracy, decision, level),
     )
@@ -198,35 +203,3 @@ def find_correction(
         accuracy_low=float(accuracy_low),
         accuracy_high=float(accuracy_high),
     )
-
-
-def as_table(intervals: dict[str, Interval]) -> pd.DataFrame:
-    """Intervals by metric as a table by layer."""
-    columns = {}
-    for name, interval in intervals.items():
-        columns |= {
-            name: interval.value,
-            f"{name}_low": interval.low,
-            f"{name}_high": interval.high,
-        }
-    return pd.DataFrame(columns).rename_axis("layer")
-
-
-def by_category(reading: Reading) -> dict[str, Reading]:
-    """The reading's questions split by MMLU's categories, in MMLU's order; empty ones left out.
-
-    Raises
-    ------
-    ValueError
-        If a subject belongs to none of them.
-
-    Examples
-    --------
-    >>> subjects = np.array(["virology", "astronomy", "machine_learning"])
-    >>> reading = Reading(np.zeros((3, 2, 4)), np.array([0, 1, 2]), subjects)
-    >>> {category: len(part) for category, part in by_category(reading).items()}
-    {'STEM': 2, 'other': 1}
-    """
-    categories = np.array([category_of(str(s)) for s in reading.subjects])
-    order = ("STEM", "humanities", "social sciences", "other")
-    return {c: reading.select(categories == c) for c in order if (categories == c).any()}

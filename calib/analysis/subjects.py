@@ -1,4 +1,4 @@
-"""A reading subject by subject, and what calibration error chance alone shows on as many questions.
+"""A reading by category and by subject, and the ECE that chance alone shows on as many questions.
 
 ECE is biased upwards, the more so the fewer the questions. Beside the ECE of a subject therefore
 stands the one that the same confidences would show if they were right.
@@ -9,10 +9,29 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from calib.figures import wilson
-from calib.metrics import accuracy, ece, mean_confidence
+from calib.metrics import Interval, accuracy, ece, mean_confidence, wilson
 from calib.metrics.bins import bin_index, ece_of
+from calib.questions.mmlu import CATEGORIES
 from calib.reading.reading import Reading
+
+
+def by_category(reading: Reading) -> dict[str, Reading]:
+    """The reading's questions split by MMLU's categories, in MMLU's order; empty ones left out.
+
+    Raises
+    ------
+    ValueError
+        If a subject belongs to none of them.
+
+    Examples
+    --------
+    >>> subjects = np.array(["virology", "astronomy", "machine_learning"])
+    >>> reading = Reading(np.zeros((3, 2, 4)), np.array([0, 1, 2]), subjects)
+    >>> {category: len(part) for category, part in by_category(reading).items()}
+    {'STEM': 2, 'other': 1}
+    """
+    found = reading.categories
+    return {c: reading.select(found == c) for c in CATEGORIES if (found == c).any()}
 
 
 def by_subject(reading: Reading, *, n_bins: int = 10, seed: int = 0) -> pd.DataFrame:
@@ -29,7 +48,7 @@ def by_subject(reading: Reading, *, n_bins: int = 10, seed: int = 0) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        One row a subject, and a last one, ``all subjects``; ``questions``, ``accuracy`` with its
+        One row per subject, and a last one, ``all subjects``; ``questions``, ``accuracy`` with its
         Wilson interval, ``confidence`` (mean), ``ece`` and ``calibrated_ece``.
 
     Examples
@@ -45,12 +64,9 @@ def by_subject(reading: Reading, *, n_bins: int = 10, seed: int = 0) -> pd.DataF
     rows = {}
     for name, group in groups.items():
         share, count = accuracy(p[group], labels[group]), int(group.sum())
-        low, high = wilson(share, count)
         rows[name] = {
             "questions": count,
-            "accuracy": share,
-            "accuracy_low": float(low),
-            "accuracy_high": float(high),
+            **Interval(share, *map(float, wilson(share, count)), None).columns("accuracy"),
             "confidence": mean_confidence(p[group], labels[group]),
             "ece": ece(p[group], labels[group], n_bins),
             "calibrated_ece": calibrated_ece(p[group].max(axis=-1), n_bins=n_bins, seed=rng),

@@ -21,6 +21,14 @@ def plot_metric(evolutions: dict[str, Evolution], metric: str, ax=None, *, color
     Returns
     -------
     matplotlib axes
+
+    Examples
+    --------
+    >>> from calib import evolve, load_questions, open_model, read_layers
+    >>> reading = read_layers(open_model("almanac"), load_questions("almanac", limit=200))
+    >>> evolution = evolve(reading, n_resamples=100)
+    >>> plot_metric({"base": evolution}, "ece", plt.figure().subplots()).get_ylabel()
+    'ECE'
     """
     ax = ax or plt.gca()
     for name, evolution in evolutions.items():
@@ -48,9 +56,10 @@ def plot_phases(evolution: Evolution, ax=None):
     ax = ax or plt.gca()
     _plot_layers(evolution, "confidence", ax, SERIES[1], "confidence")
     _plot_layers(evolution, "accuracy", ax, SERIES[0], "accuracy")
-    ax.axhline(evolution.chance, color=COLORS["control"], ls="--", lw=1)
+    baseline = evolution.baseline_accuracy
+    ax.axhline(baseline, color=COLORS["control"], ls="--", lw=1)
     ax.annotate(
-        "chance", (1, evolution.chance), xycoords=("axes fraction", "data"), xytext=(3, 0),
+        "baseline", (1, baseline), xycoords=("axes fraction", "data"), xytext=(3, 0),
         textcoords="offset points", color=COLORS["control"], va="center",
     )  # fmt: skip
     ax.set(ylabel="share, probability", ylim=(0, 1))
@@ -66,7 +75,15 @@ def _plot_layers(evolution, metric, ax, color, label):
 
 
 def mark_phases(evolution: Evolution, ax=None):
-    """Mark onset and decision by a line, the correction phase by a shade, each with its name."""
+    """Mark onset and decision by a line, the correction phase by a shade, each with its name.
+
+    >>> from calib import evolve, load_questions, open_model, read_layers
+    >>> reading = read_layers(open_model("almanac"), load_questions("almanac", limit=200))
+    >>> evolution = evolve(reading, n_resamples=100)
+    >>> ax = mark_phases(evolution, plt.figure().subplots())
+    >>> [text.get_text() for text in ax.texts][:2]
+    ['onset', 'decision']
+    """
     ax = ax or plt.gca()
     at_top = {"xycoords": ("data", "axes fraction"), "fontsize": 9, "color": "#333333"}
     for name, layer, height in (

@@ -11,13 +11,13 @@ from calib.figures.style import COLORS, NAMES, SERIES
 ROUTES = {"write": SERIES[0], "norm": SERIES[1]}
 
 
-def plot_ledger(effects: pd.DataFrame, metric: str, ax=None):
+def plot_attribution(effects: pd.DataFrame, metric: str, ax=None):
     """A ledger's effects as bars, two a component: by writing, and through the norm.
 
     Parameters
     ----------
     effects : pandas.DataFrame
-        Of :meth:`calib.mechanisms.attribution.Ledger.effects`.
+        Of :meth:`calib.mechanisms.Attribution.effects`.
     metric : str
         What they are effects on.
 
@@ -29,7 +29,7 @@ def plot_ledger(effects: pd.DataFrame, metric: str, ax=None):
     --------
     >>> columns = {r + end: [0.1, 0.2] for r in ROUTES for end in ("", "_low", "_high")}
     >>> effects = pd.DataFrame(columns, index=["MLP 8", "all"])
-    >>> [label.get_text() for label in plot_ledger(effects, "ece").get_yticklabels()]
+    >>> [label.get_text() for label in plot_attribution(effects, "ece").get_yticklabels()]
     ['MLP 8', 'all']
     """
     ax = ax or plt.gca()

@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation
 
-from calib.figures.style import COLORS, wilson
+from calib.figures.style import COLORS
 from calib.metrics import ReliabilityTable, ece, reliability_table
+from calib.metrics.intervals import wilson
 from calib.reading.reading import Reading
 
 
@@ -60,11 +61,18 @@ def plot_reliability(table: ReliabilityTable, ax=None, *, color=COLORS["base"], 
 
 
 def animate_reliability(reading: Reading, *, n_bins: int = 10, color=COLORS["base"]):
-    """The reliability diagram, one frame a layer; :func:`to_player` puts it on a page.
+    """The reliability diagram, one frame per layer; :func:`to_player` puts it on a page.
 
     Returns
     -------
     matplotlib.animation.FuncAnimation
+
+    Examples
+    --------
+    >>> two_layers = Reading(np.zeros((3, 2, 4)), np.array([0, 1, 0]), np.array(["s"] * 3))
+    >>> animation = animate_reliability(two_layers)
+    >>> to_player(animation, "one disc at a quarter").count("one disc at a quarter")
+    1
     """
     figure, ax = plt.subplots(figsize=(4.2, 4.4))
 
@@ -83,5 +91,9 @@ def to_player(animation: FuncAnimation, alt: str) -> str:
     """The animation as HTML with buttons and a slider, its pictures described by ``alt``.
 
     It holds all its frames and needs no network.
+
+    >>> two_layers = Reading(np.zeros((3, 2, 4)), np.array([0, 1, 0]), np.array(["s"] * 3))
+    >>> "<script" in to_player(animate_reliability(two_layers), "one disc at a quarter")
+    True
     """
     return animation.to_jshtml().replace("<img id=", f'<img alt="{html.escape(alt)}" id=')

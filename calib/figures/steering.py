@@ -46,7 +46,7 @@ def plot_map(layers, strengths, values, ax=None, *, metric: str, crossed=None):
 
 
 def plot_changes(comparison: Comparison, metric: str, names, ax=None, *, colors=COLORS):
-    """Differences of one metric from the reference, with intervals, one row a way.
+    """Differences of one metric from the reference, with intervals, one row per way.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def plot_changes(comparison: Comparison, metric: str, names, ax=None, *, colors=
 
     Examples
     --------
-    >>> from calib.analysis.comparison import compare
+    >>> from calib.analysis import compare
     >>> ways = {"bold": [[0.9, 0.1]] * 4, "meek": [[0.7, 0.3]] * 4}
     >>> comparison = compare(ways, np.array([0, 0, 0, 1]), "bold", min_count=1)
     >>> plot_changes(comparison, "ece", ["meek"]).get_xlabel()

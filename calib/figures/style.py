@@ -44,19 +44,14 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults to the book's."""
-    plt.rcParams.update(STYLE)
+    """Set matplotlib's defaults to the book's.
 
-
-def wilson(share, count, z: float = 1.96):
-    """Wilson's 95 % interval of a share ``[...]`` out of a count ``[...]``.
-
-    >>> np.round(wilson(0.5, 100), 4).tolist()
-    [0.4038, 0.5962]
+    >>> with plt.rc_context():
+    ...     use_style()
+    ...     plt.rcParams["axes.titlesize"]
+    11.0
     """
-    center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return np.maximum(center - half, 0), np.minimum(center + half, 1)  # rounding may pass the ends
+    plt.rcParams.update(STYLE)
 
 
 def plot_band(x, value, low, high, ax=None, *, color=COLORS["base"], label=None):
@@ -65,20 +60,46 @@ def plot_band(x, value, low, high, ax=None, *, color=COLORS["base"], label=None)
     Returns
     -------
     matplotlib axes
+
+    Examples
+    --------
+    >>> ax = plt.figure().subplots()
+    >>> ax = plot_band([1, 2], [0.1, 0.2], [0.0, 0.1], [0.2, 0.3], ax, label="ECE")
+    >>> [text.get_text() for text in ax.texts]
+    ['ECE']
     """
     ax = ax or plt.gca()
     ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
     ax.plot(x, value, color=color, marker="o", ms=4)
     if label:
-        ax.annotate(
-            label, (x[-1], value[-1]), xytext=(8, 0), textcoords="offset points",
-            color=color, va="center", annotation_clip=False, gid=END,
-        )  # fmt: skip
+        label_end(ax, label, x[-1], value[-1], color=color)
     return ax
 
 
+def label_end(ax, label: str, x, y, *, color, fontsize=None) -> None:
+    """Write a name beside a line's end; :func:`spread_labels` keeps such names apart.
+
+    >>> ax = plt.figure().subplots()
+    >>> label_end(ax, "ECE", 2, 0.2, color="black")
+    >>> ax.texts[0].xy
+    (2, 0.2)
+    """
+    ax.annotate(
+        label, (x, y), xytext=(8, 0), textcoords="offset points", color=color, va="center",
+        annotation_clip=False, gid=END, fontsize=fontsize,
+    )  # fmt: skip
+
+
 def spread_labels(ax) -> None:
-    """Move the names at the lines' ends apart where they collide; call once all lines are there."""
+    """Move the names at the lines' ends apart where they collide; call once all lines are there.
+
+    >>> ax = plt.figure().subplots()
+    >>> for name, y in {"ECE": 0.50, "MCE": 0.51}.items():
+    ...     label_end(ax, name, 1, y, color="black")
+    >>> spread_labels(ax)
+    >>> [f"{text.xy[1]:.2f}" for text in ax.texts]
+    ['0.50', '0.57']
+    """
     bottom, top = ax.get_ylim()
     gap, last = 0.07 * (top - bottom), -np.inf
     for label in sorted(ax.findobj(lambda a: a.get_gid() == END), key=lambda a: a.xy[1]):

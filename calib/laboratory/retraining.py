@@ -1,6 +1,7 @@
 """Retrain the overconfident model with losses that promise calibration.
 
-``python -m calib.laboratory.retraining --out FILE`` writes the table shipped as ``retraining.json``.
+``python -m calib.laboratory.retraining --out FILE`` writes the table that comes with the library,
+``retraining.json``.
 
 All runs start from ``almanac-tuned``, see the same 768 facts in each pass and differ in the loss of
 the answer token alone, over the whole vocabulary; the prompt's tokens are not trained on. There are
@@ -30,18 +31,20 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from calib._checks import check_count
 from calib.analysis.truth import correlate
-from calib.focal import focal_posterior
 from calib.laboratory.training import Stage, rate_at
 from calib.losses import brier_loss, focal_calibration_loss, focal_loss, focal_loss_sd
 from calib.metrics import bootstrap, reliability_table
 from calib.metrics.bins import bin_index, bin_sums
-from calib.metrics.inputs import check_count
-from calib.models.open import Model, open_model
+from calib.metrics.intervals import columns_of
+from calib.models.model import Model
+from calib.models.open import open_model
 from calib.questions.almanac import SUBJECTS, TOWNS, World, build_world, compose, orders_of
 from calib.questions.load import load_questions
 from calib.questions.prompts import format_question, option_tokens
-from calib.reading.reading import read_layers
+from calib.reading.layers import read_layers
+from calib.recalibration.focal import focal_posterior
 from calib.recalibration.temperature import Temperature
 
 START = "almanac-tuned"
@@ -144,10 +147,8 @@ def measure(model: Model, loss: str, settings: dict) -> dict:
     if loss in GAMMAS:
         found["ece_recovered"] = draw(focal_posterior(p, GAMMAS[loss]), labels, ["ece"])["ece"]
     found["truth"] = correlate(p[None], posterior, n_resamples=settings["resamples"])
-    row = {"temperature": round(scale.value, 4)}
-    for name, interval in found.items():
-        for suffix, limit in (("", "value"), ("_low", "low"), ("_high", "high")):
-            row[name + suffix] = round(float(np.squeeze(getattr(interval, limit))), 4)
+    columns = {"temperature": scale.value} | columns_of(found)
+    row = {name: round(float(np.squeeze(part)), 4) for name, part in columns.items()}
     return row | {"reliability": reliability(p, labels, posterior)}
 
 

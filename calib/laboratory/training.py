@@ -5,7 +5,7 @@ Three stages, each continuing from the one before:
 certain
     the recorded answer is always *the* entry, so the model learns the facts and becomes certain;
 doubting
-    answers are recorded with the guilds' reliabilities, so it learns when to doubt. Each layer
+    answers are recorded with their known probabilities, so it learns when to doubt. Each layer
     learns at ``DECAY`` times the rate of the layer above (discriminative learning rates, Howard &
     Ruder 2018), so that the doubt is learned above a decision that stays where it was;
 tuned

@@ -5,12 +5,8 @@ changes the residual stream after its block by a multiple of the neuron's output
 serves all neurons of a layer: of the last, the changed streams need the final norm and the option
 rows alone; of a layer below, each is a branch of the prompt (:mod:`calib.reading._tree_attention`).
 
-The **total** effect is that of the changed stream, the **direct** effect [1]_ that with the final
-norm's length as it was; the rest is the norm's.
-
-References
-----------
-.. [1] Stolfo et al., "Confidence regulation neurons in language models", NeurIPS 2024.
+The **total** effect is that of the changed stream, the **direct** one that with the final norm's
+length as it was; the rest is the norm's (Stolfo et al., NeurIPS 2024).
 """
 
 from __future__ import annotations
@@ -25,22 +21,18 @@ import torch
 from datasets import Dataset
 
 from calib import metrics
-from calib.arrays import softmax
 from calib.mechanisms.neurons import modules_of, neuron_block, output_vectors, read_neurons
 from calib.mechanisms.unembedding import readout_of
-from calib.models.open import Model
-from calib.questions.prompts import prepare
-from calib.reading._batches import plan_batches
-from calib.reading._forward import Push, can_share, read_batch, read_batches
-from calib.reading._tree_attention import can_branch, read_siblings
+from calib.metrics.inputs import softmax
+from calib.models.model import Model
+from calib.reading._forward import Push, read_streams
+from calib.reading._run import Run
+from calib.reading._tree_attention import MOST, can_branch, chunks, read_tree
 
-MOST = 512  # groups at once: their branches' mask and their streams have to fit into memory
 METRICS = {
-    "confidence": metrics.mean_confidence,
-    "entropy": metrics.entropy,
-    "nll": metrics.nll,
-    "ece": metrics.ece,
-}
+    "confidence": metrics.mean_confidence, "entropy": metrics.entropy,
+    "nll": metrics.nll, "ece": metrics.ece,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class Ablation:
         Returns
         -------
         pandas.DataFrame
-            One row a group. For each of mean confidence, mean entropy of the option probabilities
+            One row per group. For each of mean confidence, mean entropy of the option probabilities
             (nats), NLL (nats) and ECE: the total change, ``confidence``, the direct one,
             ``confidence_direct``, and their difference, ``confidence_norm``. ``norm_share`` is
             1 - direct / total of the entropy [1]_: 1 where all goes through the norm, 0 where
@@ -110,12 +102,12 @@ def ablate_neurons(
         The layer that the block ends in, 1 to L.
     instead : float array ``[neurons]``
         What the activations are replaced by. Their means on the calibration split
-        (:func:`calib.mechanisms.neurons.read_activations`) take away what a neuron says about each
+        (:func:`calib.mechanisms.read_activations`) take away what a neuron says about each
         question, zeros also what it says to all.
     groups : sequence of sequences of int, optional
         Neurons to ablate together; every neuron by itself if not given.
     shots, exemplars, batch_tokens
-        As in :func:`calib.reading.reading.read_layers`.
+        As in :func:`calib.read_layers`.
 
     Returns
     -------
@@ -132,13 +124,13 @@ def ablate_neurons(
     TypeError, ValueError
         If the groups are not sequences of whole numbers, one is empty, or names a neuron twice or
         one that does not exist; if there are not as many constants as neurons or one is not finite;
-        and as :func:`calib.mechanisms.neurons.describe_neurons` and
-        :func:`calib.reading.reading.read_layers`.
+        and as :func:`calib.mechanisms.describe_neurons` and
+        :func:`calib.read_layers`.
 
     Examples
     --------
     >>> from calib import load_questions, open_model
-    >>> from calib.mechanisms.neurons import read_activations
+    >>> from calib.mechanisms import read_activations
     >>> model, questions = open_model("almanac"), load_questions("almanac", limit=20)
     >>> calibration = load_questions("almanac", "validation", limit=50)
     >>> means = read_activations(model, calibration, layer=8).mean(axis=0)
@@ -148,46 +140,44 @@ def ablate_neurons(
     block = neuron_block(model, layer)
     vectors = output_vectors(model, block, layer)
     instead, groups = _check(instead, groups, len(vectors))
-    tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
-    step = min(len(groups), MOST, max(batch_tokens - max(map(len, prompts)), 1))
-    share = shots > 0 and can_share(model)
-    plan = prompts, questions["subject"], batch_tokens, model.context, share
-    batches = plan_batches(*plan, beside=step)
-    changes = partial(_changes, model, block, layer, vectors, instead.to(vectors))
-    after = None
-    if layer < model.n_layers:
-        road = _branch if can_branch(model, max(prompts, key=len)) else _push
-        after = partial(road, model, tokens, layer)
-    chunks = [groups[i : i + step] for i in range(0, len(groups), step)]
-    readout = readout_of(model, tokens)
-    read = partial(_read_ablated, model, block, layer, readout, changes, chunks, after)
-    shape = len(groups), len(prompts), len(tokens)
-    total, direct, intact = (np.empty(s, np.float32) for s in (shape, shape, shape[1:]))
-    for rows, found in read_batches(model, prompts, batches, read, None):
-        total[:, rows], direct[:, rows] = found["total"], found["direct"]
-        intact[rows] = found["intact"]
-    return Ablation(groups, total, direct, intact, np.array(questions["answer"]))
+    run = Run.prepare(model, questions, shots, exemplars)
+    step = min(len(groups), MOST, max(batch_tokens - len(run.longest), 1))
+    batches, readout = run.plan(batch_tokens, beside=step), readout_of(model, run.tokens)
+    change_of = partial(_changes, model, block, layer, vectors, instead.to(vectors))
+    after = _road(model, run, layer)
+
+    def forward(part):
+        found = read_neurons(model, block, layer, part.prompts, part.prefix)
+        some = (change_of(found, groups) for groups in chunks(groups, step))
+        return _read_ablated(readout, found["stream"], some, partial(after, part))
+
+    found = run.through(batches, forward)
+    total, direct = (found[name].swapaxes(0, 1) for name in ("total", "direct"))
+    return Ablation(groups, total, direct, found["intact"], np.array(questions["answer"]))
 
 
-def _read_ablated(model, block, layer, readout, changes, chunks, after, prompts, beginning=None):
-    """Logits of one batch, ``[groups, batch, options]``, and ``[batch, options]`` intact."""
-    found = read_neurons(model, block, layer, prompts, beginning)
-    home, stream = readout.rows.device, found["stream"]
-    nothing, total, direct = torch.zeros(len(prompts), 1, model.d_model), [], []
-    last = stream[:, None] if after is None else after(nothing, prompts, beginning)
-    last = last.to(home)  # [batch, 1, d_model], intact
-    frozen = readout.lengths(last)
-    for groups in chunks:
-        change = changes(found, groups)  # [batch, groups, d_model]
-        ablated = stream[:, None] + change if after is None else after(change, prompts, beginning)
-        ablated = ablated.to(home)
-        total.append(readout.logits(ablated).transpose(0, 1))
-        direct.append(readout.logits(ablated, frozen).transpose(0, 1))
+def _read_ablated(readout, stream, changes, after):
+    """Logits ``[batch, groups, options]``, and ``[batch, options]`` intact, of changed streams."""
+    home, total, direct = readout.rows.device, [], []
+    last = after(stream, torch.zeros(len(stream), 1, stream.shape[1])).to(home)  # intact
+    frozen = readout.lengths(last)  # [batch, 1]
+    for change in changes:
+        ablated = after(stream, change).to(home)
+        total.append(readout.logits(ablated))
+        direct.append(readout.logits(ablated, frozen))
     return {
-        "total": torch.cat(total),
-        "direct": torch.cat(direct),
+        "total": torch.cat(total, dim=1),
+        "direct": torch.cat(direct, dim=1),
         "intact": readout.logits(last)[:, 0],
     }
+
+
+def _road(model, run, layer):
+    """How the last layer's streams ``[batch, groups, d_model]`` are had when a layer is changed."""
+    if layer == model.n_layers:
+        return lambda part, stream, change: stream[:, None] + change.to(stream)
+    branches = can_branch(model, run.longest)
+    return partial(_branch if branches else _push, model, run.tokens, layer)
 
 
 def _changes(model, block, layer, vectors, instead, found, groups):
@@ -210,19 +200,21 @@ def _changes(model, block, layer, vectors, instead, found, groups):
     return block.factor * change.to(found["stream"])
 
 
-def _branch(model, tokens, layer, change, prompts, beginning):
-    """The last layer's streams ``[batch, groups, d_model]`` when one below it is changed."""
+def _branch(model, tokens, layer, part, stream, change):
+    """In one pass, each group a branch."""
     layers = [layer] * change.shape[1]
-    found = read_siblings(model, prompts, tokens, layers, change, beginning, keep=True)
+    found = read_tree(model, part.prompts, tokens, layers, change, part.prefix, keep=True)
     return found["residuals"].float()
 
 
-def _push(model, tokens, layer, change, prompts, beginning):
-    """The same by a pass for each group, in models whose prompts cannot branch."""
-    pushes = (Push(layer, change[:, group]) for group in range(change.shape[1]))
-    last = [model.n_layers]
-    runs = [read_batch(model, prompts, tokens, last, beginning, push) for push in pushes]
-    return torch.stack([run["residuals"][0] for run in runs], dim=1).float()
+def _push(model, tokens, layer, part, stream, change):
+    """By a pass for each group, in models whose prompts cannot branch."""
+    last, runs = model.n_layers, []
+    for group in range(change.shape[1]):
+        push = Push(layer, change[:, group])
+        run = read_streams(model, part.prompts, tokens, [last], part.prefix, push)
+        runs.append(run[f"residuals.{last}"])
+    return torch.stack(runs, dim=1).float()
 
 
 def _check(instead, groups, n_neurons):

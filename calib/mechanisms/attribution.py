@@ -1,34 +1,32 @@
-"""A ledger of components: what each attention and each MLP does to the answer and its confidence.
+"""Attribution to components: what each attention and each MLP does to answer and confidence.
 
 Between two layers the residual stream changes in steps, one an attention or an MLP. Each step does
 two things: it changes what the option rows read, and it changes the length that this is divided by
-(:mod:`calib.mechanisms.unembedding`). Walked one after the other, all steps lead from the lens at the
-first layer to the lens at the last, so that their effects add up, on the logits and on any metric.
+(:mod:`calib.mechanisms.unembedding`). Walked one after the other, all steps lead from the lens at
+the first layer to the lens at the last, so that their effects add up, on the logits and on any
+metric.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
 
-from calib.arrays import softmax
 from calib.mechanisms.blocks import find_blocks, read_writes
 from calib.mechanisms.unembedding import Readout, readout_of
 from calib.metrics import bootstrap
-from calib.metrics.resampling import interval_of
-from calib.models.open import Model
-from calib.questions.prompts import prepare
-from calib.reading._batches import plan_batches
-from calib.reading._forward import can_share, read_batches
+from calib.metrics.inputs import softmax
+from calib.metrics.intervals import Interval, columns_of
+from calib.models.model import Model
+from calib.reading._run import Run
 
 
 @dataclass(frozen=True)
-class Ledger:
+class Attribution:
     """The readout after each component's step.
 
     Attributes
@@ -107,14 +105,13 @@ class Ledger:
         steps = np.diff(walk, axis=1).reshape(len(walk), n, 2)
         steps = np.concatenate([steps, steps.sum(axis=1, keepdims=True)], axis=1)
         parts = {"write": steps[..., 0], "norm": steps[..., 1], "total": steps.sum(axis=2)}
-        columns = {}
-        for name, part in parts.items():
-            found = interval_of(part[0], part[1:], level)
-            columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        return pd.DataFrame(columns, index=pd.Index([*self.components, "all"], name="component"))
+        found = {name: Interval.of(part[0], part[1:], level) for name, part in parts.items()}
+        return pd.DataFrame(
+            columns_of(found), index=pd.Index([*self.components, "all"], name="component")
+        )
 
 
-def read_ledger(
+def read_attribution(
     model: Model,
     questions: Dataset,
     start: int = 0,
@@ -123,33 +120,30 @@ def read_ledger(
     shots: int = 0,
     exemplars: Dataset | None = None,
     batch_tokens: int = 8192,
-) -> Ledger:
-    """Read what every component writes at the answer position, in one traced pass a batch.
+) -> Attribution:
+    """Read what every component writes at the answer position, in one traced pass per batch.
 
     Parameters
     ----------
     start, end : int
         Layers, 0 to L; the last if not given. Over a correction phase, those of
-        :attr:`calib.analysis.phases.Evolution.correction`.
+        :attr:`calib.analysis.Evolution.correction`.
     shots, exemplars, batch_tokens
-        As in :func:`calib.reading.reading.read_layers`.
-
-    Returns
-    -------
-    Ledger
+        As in :func:`calib.read_layers`.
 
     Raises
     ------
     ValueError
         If ``start`` is not below ``end`` or the layers do not exist, and as
-        :func:`calib.mechanisms.blocks.find_blocks`, :func:`calib.mechanisms.unembedding.readout_of`
-        and :func:`calib.reading.reading.read_layers`.
+        :func:`calib.mechanisms.find_blocks`, :func:`calib.mechanisms.readout_of`
+        and :func:`calib.read_layers`.
 
     Examples
     --------
     >>> from calib import load_questions, open_model
-    >>> ledger = read_ledger(open_model("almanac"), load_questions("almanac", limit=50), 6, 8)
-    >>> ledger.components
+    >>> questions = load_questions("almanac", limit=50)
+    >>> attribution = read_attribution(open_model("almanac"), questions, 6, 8)
+    >>> attribution.components
     ('attention 7', 'MLP 7', 'attention 8', 'MLP 8')
     """
     end = model.n_layers if end is None else end
@@ -159,24 +153,22 @@ def read_ledger(
             "and the first below the second"
         )
     blocks = find_blocks(model)
-    tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
-    readout = readout_of(model, tokens)
-    share = shots > 0 and can_share(model)
-    batches = plan_batches(prompts, questions["subject"], batch_tokens, model.context, share)
-    read = partial(_read_steps, model, blocks, readout, start, end)
-    n_steps = 2 * (end - start) + 1
-    reads = np.empty((len(prompts), n_steps, len(tokens)), dtype=np.float32)
-    lengths = np.empty((len(prompts), n_steps), dtype=np.float32)
-    for rows, found in read_batches(model, prompts, batches, read, None):
-        reads[rows], lengths[rows] = found["reads"], found["lengths"]
+    run = Run.prepare(model, questions, shots, exemplars)
+    readout = readout_of(model, run.tokens)
+
+    def forward(part):
+        found = read_writes(model, part.prompts, blocks, start, end, part.prefix)
+        steps = _steps(found["streams"], found["writes"][:, ::2]).to(readout.rows.device)
+        return {"reads": steps @ readout.rows.T, "lengths": readout.lengths(steps)}
+
+    found = run.through(run.plan(batch_tokens), forward)
     components = [f"{p} {ell}" for ell in range(start + 1, end + 1) for p in ("attention", "MLP")]
-    return Ledger(tuple(components), reads, lengths, np.array(questions["answer"]), readout)
+    labels = np.array(questions["answer"])
+    return Attribution(tuple(components), found["reads"], found["lengths"], labels, readout)
 
 
-def _read_steps(model, blocks, readout, start, end, prompts, beginning=None):
-    found = read_writes(model, prompts, blocks, start, end, beginning)
-    streams, attention = found["streams"], found["writes"][:, ::2]
-    # The stream as it is at every layer, and between two as attention leaves it.
+def _steps(streams, attention):
+    """The stream ``[batch, components + 1, d_model]`` at the start and after each component."""
+    # As it is at every layer, and between two as attention leaves it.
     between = torch.stack([streams[:, :-1] + attention, streams[:, 1:]], dim=2).flatten(1, 2)
-    steps = torch.cat([streams[:, :1], between], dim=1).to(readout.rows.device)
-    return {"reads": steps @ readout.rows.T, "lengths": readout.lengths(steps)}
+    return torch.cat([streams[:, :1], between], dim=1)

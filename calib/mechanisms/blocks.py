@@ -12,8 +12,7 @@ from operator import attrgetter
 import torch
 
 from calib.models.architectures import POST_NORMS, WRITERS
-from calib.models.logit_lens import TOLERANCE
-from calib.models.open import Model
+from calib.models.model import Model
 from calib.reading._forward import pad_right
 
 
@@ -53,20 +52,13 @@ def find_blocks(model: Model) -> list[Block]:
     >>> find_blocks(open_model("almanac"))[0].down
     'mlp.down_proj'
     """
-    if model.remote:
-        raise ValueError(
-            f"the weights of {model.name} are on the server, and its neurons and components are "
-            "taken apart here; open the model here"
-        )
-    blocks = [
-        _find(model, block, i)
-        for i, block in enumerate(attrgetter(model.layers)(model.module), start=1)
-    ]
+    model.require_weights("its neurons and components are taken apart here")
+    blocks = [_find(model, block, i) for i, block in enumerate(model.weights_of("layers"), start=1)]
     found = read_writes(model, [[5, 3, 2, 7, 1]], blocks, 0, model.n_layers)
     streams, writes = found["streams"][0], found["writes"][0]
     changes, sums = streams.diff(dim=0), writes.unflatten(0, (-1, 2)).sum(dim=1)
     off = (sums - changes).abs().amax(dim=1) / streams[1:].abs().amax(dim=1).clamp_min(1e-30)
-    if not off.max() <= TOLERANCE[model.dtype]:
+    if not off.max() <= model.tolerance:
         worst = int(off.argmax())
         raise ValueError(
             f"{model.architecture} ({model.name}): what {blocks[worst].attention} and "
@@ -98,7 +90,7 @@ def _first(model, block, part, number):
     )
 
 
-def read_writes(model: Model, prompts, blocks, start: int, end: int, beginning=None):
+def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None):
     """The stream and what is written into it at the last token, from one layer to another.
 
     Parameters
@@ -108,8 +100,8 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, beginning=N
         As :func:`find_blocks` gives them.
     start, end : int
         Layers, 0 to L.
-    beginning : transformers Cache, optional
-        Of :func:`calib.reading._forward.run_beginning`.
+    prefix : transformers Cache, optional
+        Of :func:`calib.reading._prefix.run_prefix`.
 
     Returns
     -------
@@ -117,7 +109,7 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, beginning=N
         ``streams [batch, layers, d_model]`` of the layers from ``start`` to ``end``, and
         ``writes [batch, 2 · blocks, d_model]``, attention and MLP in turn.
     """
-    inputs, last = pad_right(prompts, model.device, beginning)
+    inputs, last = pad_right(prompts, model.device, prefix)
     n, rows, width = len(prompts), torch.arange(len(prompts)), model.d_model
     layers, in_tuple = model.part("layers"), model.tuple_output
     parts = [

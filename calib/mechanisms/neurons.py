@@ -1,17 +1,12 @@
 """The neurons of an MLP: what each writes, and whether it could change confidence and nothing else.
 
-An *entropy neuron* [1]_ has a long output vector that hardly points to any token: it lies in the
-effective null space of the unembedding and acts through the final norm. These are the measures by
-which such neurons are found; :mod:`calib.mechanisms.ablation` shows what they do.
-
-References
-----------
-.. [1] Stolfo et al., "Confidence regulation neurons in language models", NeurIPS 2024.
+An *entropy neuron* (Stolfo et al., NeurIPS 2024) has a long output vector that hardly points to any
+token: it lies in the effective null space of the unembedding and acts through the final norm. Such
+neurons are found by these measures; :mod:`calib.mechanisms.ablation` shows what they do.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from operator import attrgetter
 
 import numpy as np
@@ -23,10 +18,9 @@ from transformers.pytorch_utils import Conv1D
 from calib.mechanisms.blocks import Block, find_blocks
 from calib.mechanisms.null_space import unembedding_null_space
 from calib.mechanisms.unembedding import readout_of, take_apart
-from calib.models.open import Model
-from calib.questions.prompts import prepare
-from calib.reading._batches import plan_batches
-from calib.reading._forward import can_share, pad_right, read_batches
+from calib.models.model import Model
+from calib.reading._forward import pad_right
+from calib.reading._run import Run
 
 
 def describe_neurons(
@@ -40,7 +34,7 @@ def describe_neurons(
         The layer that the block ends in, 1 to L; entropy neurons are known from the last.
     k : int, optional
         Dimensions of the effective null space; by the rule of
-        :func:`calib.mechanisms.null_space.unembedding_null_space` if not given.
+        :func:`calib.mechanisms.unembedding_null_space` if not given.
     tokens : list of int, optional
         Only these rows of the unembedding, such as the option letters'.
     unigram : array_like ``[tokens]``, optional
@@ -49,7 +43,7 @@ def describe_neurons(
     Returns
     -------
     pandas.DataFrame
-        One row a neuron.
+        One row per neuron.
 
         - ``norm``: length of its output vector, less its mean where the final norm removes it;
         - ``logit_var``: variance over the tokens of the cosines between it and the rows of the
@@ -65,7 +59,7 @@ def describe_neurons(
     ValueError
         If the layer does not exist or its MLP has no neurons that write through one linear map, as
         in a mixture of experts; if there are not as many counts as tokens, or one is not above 0;
-        and as :func:`calib.mechanisms.blocks.find_blocks`.
+        and as :func:`calib.mechanisms.find_blocks`.
 
     Notes
     -----
@@ -124,7 +118,7 @@ def read_activations(
     layer : int
         The layer that the block ends in, 1 to L.
     shots, exemplars, batch_tokens
-        As in :func:`calib.reading.reading.read_layers`.
+        As in :func:`calib.read_layers`.
 
     Returns
     -------
@@ -133,7 +127,7 @@ def read_activations(
     Raises
     ------
     ValueError
-        As :func:`describe_neurons` and :func:`calib.reading.reading.read_layers`.
+        As :func:`describe_neurons` and :func:`calib.read_layers`.
 
     Examples
     --------
@@ -143,14 +137,13 @@ def read_activations(
     (20, 384)
     """
     block = neuron_block(model, layer)
-    _, prompts = prepare(model.tokenizer, questions, shots, exemplars)
-    share = shots > 0 and can_share(model)
-    batches = plan_batches(prompts, questions["subject"], batch_tokens, model.context, share)
-    read = partial(read_neurons, model, block, layer)
-    activations = np.empty((len(prompts), len(output_vectors(model, block, layer))), np.float32)
-    for rows, found in read_batches(model, prompts, batches, read, None):
-        activations[rows] = found["activations"]
-    return activations
+    run = Run.prepare(model, questions, shots, exemplars)
+
+    def forward(part):
+        found = read_neurons(model, block, layer, part.prompts, part.prefix)
+        return {"activations": found["activations"]}
+
+    return run.through(run.plan(batch_tokens), forward)["activations"]
 
 
 def neuron_block(model: Model, layer: int) -> Block:
@@ -166,14 +159,14 @@ def neuron_block(model: Model, layer: int) -> Block:
         raise ValueError(
             f"the MLP of layer {layer} of {model.architecture} is a {type(down).__name__}, which "
             "does not write through one linear map, so there is no basis of neurons to take apart; "
-            "read_ledger shows what it does as a whole"
+            "read_attribution shows what it does as a whole"
         )
     return block
 
 
 def modules_of(model: Model, block: Block, layer: int):
     """The linear map that a block's neurons write through, and the norm after it or None."""
-    module = attrgetter(model.layers)(model.module)[layer - 1]
+    module = model.weights_of("layers")[layer - 1]
     post = None if block.mlp == block.down else attrgetter(block.mlp)(module)
     return attrgetter(block.down)(module), post
 
@@ -185,9 +178,9 @@ def output_vectors(model: Model, block: Block, layer: int) -> torch.Tensor:
     return weight.detach().float()
 
 
-def read_neurons(model: Model, block: Block, layer: int, prompts, beginning=None):
+def read_neurons(model: Model, block: Block, layer: int, prompts, prefix=None):
     """Activations, what the linear map gives, and the stream after the block, at the last token."""
-    inputs, last = pad_right(prompts, model.device, beginning)
+    inputs, last = pad_right(prompts, model.device, prefix)
     n, rows, in_tuple = len(prompts), torch.arange(len(prompts)), model.tuple_output
     traced = model.part("layers")[layer - 1]
     down = attrgetter(block.down)(traced)

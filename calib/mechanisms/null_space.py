@@ -16,13 +16,13 @@ import pandas as pd
 import scipy.linalg
 import torch
 
+from calib._checks import check_count, check_level
 from calib.mechanisms.subspaces import Subspace, check_k
 from calib.mechanisms.unembedding import readout_of
-from calib.metrics.inputs import check_count
-from calib.metrics.resampling import draw_counts, interval_of
-from calib.models.open import Model
+from calib.metrics.intervals import Interval
+from calib.metrics.resampling import draw_counts
+from calib.models.model import Model
 from calib.reading.reading import Reading
-from calib.steering.directions import residuals_of
 
 SHARE = 0.01  # of the sum of singular values, that the effective null space holds at most
 
@@ -43,7 +43,7 @@ def singular_values(model: Model, tokens=None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there is only one token, and as :func:`calib.mechanisms.unembedding.readout_of`.
+        If there is only one token, and as :func:`calib.mechanisms.readout_of`.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def norm_shares(
     Returns
     -------
     pandas.DataFrame
-        One row a layer; ``share``, 0 to 1, with ``share_low`` and ``share_high``.
+        One row per layer; ``share``, 0 to 1, with ``share_low`` and ``share_high``.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def norm_shares(
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.mechanisms.subspaces import random_subspace
+    >>> from calib.mechanisms import random_subspace
     >>> model, questions = open_model("almanac"), load_questions("almanac", limit=50)
     >>> reading = read_layers(model, questions, keep_residuals=[7, 8])
     >>> list(norm_shares(reading, random_subspace(128, 128, 0)).share.round(6))
@@ -129,16 +129,14 @@ def norm_shares(
     """
     if not reading.residuals:
         raise ValueError("the reading kept no residuals; read again with keep_residuals=")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, such as 0.95")
+    check_level(level)
     n_resamples = check_count("n_resamples", n_resamples)
     layers = sorted(reading.residuals)
-    shares = np.stack([subspace.share_of(residuals_of(reading, ell)) for ell in layers])
+    shares = np.stack([subspace.share_of(reading.stream(ell)) for ell in layers])
     counts = draw_counts(np.random.default_rng(seed), len(reading), n_resamples)
     samples = counts @ shares.T / len(reading)  # [resamples, layers]
-    found = interval_of(shares.mean(axis=1), samples, level)
-    columns = {"share": found.value, "share_low": found.low, "share_high": found.high}
-    return pd.DataFrame(columns, index=pd.Index(layers, name="layer"))
+    found = Interval.of(shares.mean(axis=1), samples, level)
+    return pd.DataFrame(found.columns("share"), index=pd.Index(layers, name="layer"))
 
 
 def remove_subspace(model: Model, reading: Reading, subspace: Subspace, tokens) -> np.ndarray:
@@ -160,19 +158,19 @@ def remove_subspace(model: Model, reading: Reading, subspace: Subspace, tokens) 
     Raises
     ------
     ValueError
-        If the last layer was not kept, and as :func:`calib.mechanisms.unembedding.readout_of`.
+        If the last layer was not kept, and as :func:`calib.mechanisms.readout_of`.
 
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.questions.prompts import option_tokens
+    >>> from calib.questions import option_tokens
     >>> model, questions = open_model("almanac"), load_questions("almanac", limit=20)
     >>> reading = read_layers(model, questions, keep_residuals=[8])
     >>> null_space = unembedding_null_space(model, k=4)
     >>> remove_subspace(model, reading, null_space, option_tokens(model.tokenizer, 4)).shape
     (2, 20, 4)
     """
-    stream, readout = residuals_of(reading, reading.n_layers), readout_of(model, tokens)
+    stream, readout = reading.stream(reading.n_layers), readout_of(model, tokens)
     whole, left = (
         torch.tensor(rows, dtype=torch.float32, device=readout.rows.device)
         for rows in (stream, stream - subspace.project(stream))

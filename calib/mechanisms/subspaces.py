@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from calib.models.logit_lens import lens
-from calib.models.open import Model
+from calib.models.model import Model
 from calib.reading.reading import Reading
-from calib.steering.directions import Direction, make_direction, residuals_of
+from calib.steering.directions import Direction, make_direction
 
 
 @dataclass(frozen=True)
@@ -123,22 +123,17 @@ def restore_correction(
     float32 array ``[k + 1, questions, options]``
         With 0, 1, ... dimensions of the subspace.
 
-    Raises
-    ------
-    ValueError
-        As :func:`correction_components`.
-
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.questions.prompts import option_tokens
+    >>> from calib.questions import option_tokens
     >>> model, questions = open_model("almanac"), load_questions("almanac", limit=20)
     >>> reading = read_layers(model, questions, keep_residuals=[7, 8])
     >>> tokens = option_tokens(model.tokenizer, 4)
     >>> restore_correction(model, reading, random_subspace(2, 128, 0), 7, 8, tokens).shape
     (3, 20, 4)
     """
-    begin, change = residuals_of(reading, start), _change(reading, start, end)
+    begin, change = reading.stream(start), _change(reading, start, end)
     like = {"dtype": model.dtype, "device": model.device}
     read = [
         lens(model, torch.tensor(begin + subspace.project(change, k), **like), tokens)
@@ -156,7 +151,7 @@ def check_k(k: int, d_model: int) -> None:
 def _change(reading, start, end):
     if not start < end:
         raise ValueError(f"start is {start} and end is {end}; the phase must end after it starts")
-    return residuals_of(reading, end) - residuals_of(reading, start)
+    return reading.stream(end) - reading.stream(start)
 
 
 def _components(rows, name):

@@ -28,11 +28,11 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 from calib.mechanisms.unembedding import Readout, readout_of
-from calib.models.open import Model
+from calib.models.model import Model
 from calib.questions.prompts import option_tokens
 from calib.reading._provenance import digest_of
-from calib.reading.reading import read_layers
-from calib.steering.directions import ENOUGH, scale_of
+from calib.reading.layers import read_layers
+from calib.steering.directions import ENOUGH
 
 PATIENCE = 10  # rounds without a better fit to the held-out questions
 
@@ -46,7 +46,7 @@ class TunedLens:
     matrices : float32 tensor ``[layers + 1, d_model, d_model]``
     shifts : float32 tensor ``[layers + 1, d_model]``
     fit : pandas.DataFrame
-        One row a layer: ``logit_lens`` and ``tuned_lens``, the mean Kullback-Leibler divergence
+        One row per layer: ``logit_lens`` and ``tuned_lens``, the mean Kullback-Leibler divergence
         (nats) of what each reads from what the last layer says, on the held-out questions. The
         training was stopped by these, so the second is never worse, and a little too good.
     """
@@ -76,7 +76,7 @@ class TunedLens:
         return cls(found["matrices"], found["shifts"], _as_table(found["fit"].cpu().numpy()))
 
     def describe(self) -> str:
-        """As a Reading's origin carries it."""
+        """As a Reading's provenance carries it."""
         return "tuned lens " + digest_of([self.matrices.cpu().numpy(), self.shifts.cpu().numpy()])
 
 
@@ -105,20 +105,20 @@ def fit_tuned_lens(
     seed : int
         Draws what is held out.
     **settings
-        Of :func:`calib.reading.reading.read_layers`, which the streams of all layers are read with: 4 bytes
+        Of :func:`calib.read_layers`, which the streams of all layers are read with: 4 bytes
         for each question, layer and dimension.
 
     Returns
     -------
     TunedLens
-        Of (d_model + 1) · d_model numbers a layer. While one layer is trained, some 40 times as
+        Of (d_model + 1) · d_model numbers per layer. While one layer is trained, some 40 times as
         many are held, in float64.
 
     Raises
     ------
     ValueError
         If the model is remote, ``held_out`` is out of range or leaves fewer than 20 questions to
-        train on or to stop by, and as :func:`calib.reading.reading.read_layers`.
+        train on or to stop by, and as :func:`calib.read_layers`.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def fit_tuned_lens(
     >>> read_layers(model, load_questions("almanac", limit=5), lens=lens).logits.shape
     (5, 9, 4)
     """
-    readout_of(model, [0])  # refuses a remote model, before any question is asked
+    model.require_weights("its readout is made of them")  # before any question is asked
     held = _hold_out(questions, held_out, seed)
     layers = range(model.n_layers + 1)
     reading = read_layers(model, questions, keep_residuals=layers, **settings)
@@ -144,7 +144,7 @@ def fit_tuned_lens(
     shifts, fit = torch.zeros(len(layers), model.d_model, device=device), []
     for ell in layers:
         stream = torch.from_numpy(reading.residuals[ell]).to(readout.rows)
-        scale = scale_of(reading, ell)
+        scale = reading.scale(ell)
         translate = _Translator(readout, stream, target, held, scale)
         if ell < model.n_layers:
             matrices[ell], shifts[ell] = translate.train(max_rounds)

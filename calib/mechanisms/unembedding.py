@@ -13,12 +13,11 @@ So a component can change confidence in two ways: by what it *writes* on the row
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 
 import torch
 
-from calib.models.logit_lens import TOLERANCE, finish, lens
-from calib.models.open import Model
+from calib.models.logit_lens import finish, lens
+from calib.models.model import Model
 
 SHORT = 1e-3  # length of a probe that a norm's epsilon shows on
 
@@ -101,12 +100,8 @@ def readout_of(model: Model, tokens=None) -> Readout:
     >>> torch.allclose(readout.logits(stream), lens(model, stream, [5, 6]), atol=1e-4)
     True
     """
-    if model.remote:
-        raise ValueError(
-            f"the weights of {model.name} are on the server, and its readout is made of them; open "
-            "the model here"
-        )
-    norm, unembedding = (attrgetter(p)(model.module) for p in (model.norm, model.unembedding))
+    model.require_weights("its readout is made of them")
+    norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
     weight = unembedding.weight.detach()
     rows = slice(None)
     if tokens is not None:
@@ -158,7 +153,7 @@ def _prove(model, readout, tokens, device):
     # One logit may happen to be next to nothing: that is no measure of its error.
     size = torch.maximum(own.abs().max(), readout.rows.norm(dim=1).max()).clamp_min(1e-30)
     off = float((ours - own).abs().max() / size)
-    if not off <= TOLERANCE[model.dtype]:
+    if not off <= model.tolerance:
         raise ValueError(
             f"{model.architecture} ({model.name}): the final norm {model.norm} is neither a "
             f"LayerNorm nor an RMSNorm; its logits part from theirs by {off:.1e} of the largest"

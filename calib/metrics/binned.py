@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calib._checks import check_count
 from calib.metrics.bins import bin_index, bin_sums, check_some_bin, ece_of, mce_of
-from calib.metrics.inputs import check, check_count, plain, top
+from calib.metrics.inputs import Labels, Probabilities, Score, check, top
+from calib.metrics.intervals import plain
 
 
 @dataclass(frozen=True)
@@ -32,24 +34,15 @@ class ReliabilityTable:
     accuracy: np.ndarray
 
 
-def reliability_table(probabilities, labels, n_bins: int = 10) -> ReliabilityTable:
+def reliability_table(
+    probabilities: Probabilities, labels: Labels, n_bins: int = 10
+) -> ReliabilityTable:
     """Count, mean confidence and accuracy of each equal-width bin of confidence.
 
     Parameters
     ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
     n_bins : int
         Bins of equal width on 0 to 1, (lo, hi], 0 in the first.
-
-    Returns
-    -------
-    ReliabilityTable
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`, or if ``n_bins`` is not an integer of at least 1.
 
     Examples
     --------
@@ -70,26 +63,22 @@ def reliability_table(probabilities, labels, n_bins: int = 10) -> ReliabilityTab
         )
 
 
-def ece(probabilities, labels, n_bins: int = 10, binning: str = "equal-width"):
+def ece(
+    probabilities: Probabilities, labels: Labels, n_bins: int = 10, binning: str = "equal-width"
+) -> Score:
     """Expected calibration error: mean over questions of their bin's |confidence - accuracy|.
 
     Biased upwards: chance deviations of bins do not cancel, the more so the fewer questions each
-    holds. :func:`debiased_l2` corrects for this, :func:`smooth_ece` needs no bins.
+    holds. :func:`debiased_l2` corrects for this, :func:`smooth_ece` needs no bins. One question
+    gives |confidence - correct|. From 0 to 1.
 
     Parameters
     ----------
-    probabilities : array_like ``[..., questions, options]``
-        One question gives |confidence - correct|.
-    labels : array_like of int ``[questions]``
     n_bins : int
     binning : {"equal-width", "equal-mass"}
         Equal-width bins are (lo, hi], 0 in the first [1]_. Equal-mass bins hold equally many
         questions to within one, split after a stable sort [2]_; equal confidences may then fall in
         different bins, by the order of the questions.
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 1
 
     Raises
     ------
@@ -117,23 +106,19 @@ def _count_and_gap(confidence, correct, n_bins, binning="equal-width"):
     return bin_sums(bin_index(confidence, n_bins, binning), n_bins, confidence - correct)
 
 
-def mce(probabilities, labels, n_bins: int = 10, min_count: int = 1):
+def mce(
+    probabilities: Probabilities, labels: Labels, n_bins: int = 10, min_count: int = 1
+) -> Score:
     """Maximum calibration error: the largest |confidence - accuracy| of an equal-width bin [1]_.
 
     Bins of one question dominate it, with an error of at least 1 - confidence; ask for a minimum
-    count, and see the counts in :func:`reliability_table`.
+    count, and see the counts in :func:`reliability_table`. From 0 to 1.
 
     Parameters
     ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
     n_bins : int
     min_count : int
         Bins with fewer questions are left out.
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 1
 
     Raises
     ------
@@ -159,25 +144,14 @@ def mce(probabilities, labels, n_bins: int = 10, min_count: int = 1):
     return plain(mce_of(count, gap, min_count))
 
 
-def classwise_ece(probabilities, labels, n_bins: int = 10):
+def classwise_ece(probabilities: Probabilities, labels: Labels, n_bins: int = 10) -> Score:
     """Mean over options of the ECE of that option's probability against its being right [1]_.
 
-    Looks at every option, not only the most probable; equal-width bins.
+    Looks at every option, not only the most probable; equal-width bins. From 0 to 1.
 
     Parameters
     ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
     n_bins : int
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`, or if ``n_bins`` is not an integer of at least 1.
 
     References
     ----------
@@ -195,29 +169,20 @@ def classwise_ece(probabilities, labels, n_bins: int = 10):
     return plain(ece_of(*_count_and_gap(by_option, is_right, n_bins)).mean(axis=-1))
 
 
-def debiased_l2(probabilities, labels, n_bins: int = 10, binning: str = "equal-width"):
+def debiased_l2(
+    probabilities: Probabilities, labels: Labels, n_bins: int = 10, binning: str = "equal-width"
+) -> Score:
     """Root mean square calibration error over bins, less what chance alone would add [1]_.
 
     The root of Σ w_b [(c_b - a_b)² - a_b (1 - a_b) / (n_b - 1)], or 0 where the sum is negative,
-    with weight w_b, mean confidence c_b, accuracy a_b and n_b questions in bin b.
+    with weight w_b, mean confidence c_b, accuracy a_b and n_b questions in bin b. Bins of one
+    question add 0. From 0 to 1.
 
     Parameters
     ----------
-    probabilities : array_like ``[..., questions, options]``
-        Bins of one question add 0, so one question gives 0.
-    labels : array_like of int ``[questions]``
     n_bins : int
     binning : {"equal-width", "equal-mass"}
         As in :func:`ece`.
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`ece`.
 
     References
     ----------

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calib._checks import check_count, check_level
 from calib.metrics.bins import bin_index, bin_sums
-from calib.metrics.inputs import check_count, check_with_features, top
-from calib.metrics.resampling import interval_of
+from calib.metrics.inputs import Features, Labels, Probabilities, check_with_features, top
+from calib.metrics.intervals import Interval
 
 PARTITIONS = ("tree", "clusters")
 MOST_NEIGHBOURS = 2000
@@ -49,11 +50,15 @@ class GroupingLoss:
     induced: float
     n_regions: int
 
+    @property
+    def interval(self) -> tuple[float, float, float]:  # of the value
+        return self.value, self.low, self.high
+
 
 def grouping_loss(
-    probabilities,
-    labels,
-    features,
+    probabilities: Probabilities,
+    labels: Labels,
+    features: Features,
     *,
     n_bins: int = 15,
     binning: str = "equal-mass",
@@ -91,10 +96,6 @@ def grouping_loss(
 
     Parameters
     ----------
-    probabilities : array_like ``[questions, options]``
-    labels : array_like of int ``[questions]``
-    features : array_like ``[questions, d]``
-        What may tell the questions apart, such as a layer's residual streams.
     n_bins : int
     binning : {"equal-mass", "equal-width"}
         As in :func:`calib.metrics.ece`.
@@ -142,8 +143,7 @@ def grouping_loss(
     n_resamples = check_count("n_resamples", n_resamples)
     if partition not in PARTITIONS:
         raise ValueError(f"partition is {partition!r}; it must be one of {', '.join(PARTITIONS)}")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, such as 0.95")
+    check_level(level)
 
     confidence, correct = top(p, labels)
     index = bin_index(confidence, n_bins, binning)
@@ -207,7 +207,7 @@ def _estimate(tally, induced, n_resamples, level, rng):
     plug_in, bias = between_regions(tally)
     drawn_plug_in, drawn_bias = between_regions(resampled.reshape(-1, *tally.shape))
     value = plug_in - bias - induced
-    interval = interval_of(value, value - (drawn_plug_in - drawn_bias - plug_in), level)
+    interval = Interval.of(value, value - (drawn_plug_in - drawn_bias - plug_in), level)
     return GroupingLoss(
         value=float(value),
         low=interval.low,

@@ -1,24 +1,33 @@
-"""What every metric asks of its input, and the two numbers a question most of them start from."""
+"""What every metric asks of its input, and the two numbers per question most of them start from."""
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+Probabilities: TypeAlias = ArrayLike
+"""Option probabilities, array_like ``[..., questions, options]``.
+
+Each row is not negative and sums to 1 within 1e-4; at least 1 question and 2 options. Leading axes,
+such as layers, are computed side by side: a metric has their shape. Rows are not renormalised.
+"""
+Labels: TypeAlias = ArrayLike
+"""Index of the right option, array_like of int ``[questions]``, shared by all leading axes."""
+Features: TypeAlias = ArrayLike
+"""What tells questions apart besides confidence, finite array_like ``[questions, d]``.
+
+Such as a layer's residual streams.
+"""
+Score: TypeAlias = float | np.ndarray
+"""A float, or a float64 array of the leading shape of the probabilities where they have one."""
 
 SUM_TOLERANCE = 1e-4  # a float32 softmax stays well inside, a float16 one may not
 
 
-def check(probabilities, labels) -> tuple[np.ndarray, np.ndarray]:
+def check(probabilities: Probabilities, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     """Option probabilities and labels as every metric wants them, or an error that says why not.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-        Each row is not negative and sums to 1 within 1e-4; at least 1 question, 2 options.
-        Rows are not renormalised.
-    labels : array_like of int ``[questions]``
-        Index of the right option, 0 to options - 1; shared by all leading axes.
 
     Returns
     -------
@@ -84,19 +93,13 @@ def _check_shapes(probabilities, labels) -> None:
         )
     if labels != (n_questions,):
         raise ValueError(
-            f"labels have shape {labels}, probabilities {probabilities}; labels must have one "
-            f"entry a question, shape ({n_questions},): layers and other axes go before questions"
+            f"labels have shape {labels}, probabilities {probabilities}; there must be one label "
+            f"per question, shape ({n_questions},): layers and other axes go before questions"
         )
 
 
 def _check_values(p) -> None:
-    finite = np.isfinite(p)
-    if not finite.all():
-        at = _first(~finite)
-        raise ValueError(
-            f"probabilities{list(at)} is {p[at]}; every entry must be finite: "
-            "find where the model's logits overflow, or run it in a wider type"
-        )
+    _check_finite("probabilities", p)
     if p.min() < 0:
         at = _first(p < 0)
         raise ValueError(
@@ -113,42 +116,18 @@ def _check_values(p) -> None:
         )
 
 
+def _check_finite(name, array) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        at = _first(~finite)
+        raise ValueError(
+            f"{name}{list(at)} is {array[at]}; every entry must be finite: "
+            "find where the model overflows, or run it in a wider type"
+        )
+
+
 def _first(mask) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(mask.argmax(), mask.shape))
-
-
-def check_count(name: str, value) -> int:
-    """A whole number of at least 1, such as ``n_bins``.
-
-    Raises
-    ------
-    TypeError
-        If it is no integer.
-    ValueError
-        If it is below 1.
-
-    Examples
-    --------
-    >>> check_count("n_bins", 10)
-    10
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; it must be an integer of at least 1")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be an integer of at least 1")
-    return int(value)
-
-
-def check_real(name: str, value) -> None:
-    """Refuse what is no single number, such as a string.
-
-    >>> check_real("gamma", "0.2")
-    Traceback (most recent call last):
-    ...
-    TypeError: gamma is '0.2'; it must be a number
-    """
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}; it must be a number")
 
 
 def check_features(features, n_questions: int | None = None) -> np.ndarray:
@@ -168,13 +147,7 @@ def check_features(features, n_questions: int | None = None) -> np.ndarray:
             f"features have shape {features.shape}; they must be [{rows}, d], with d at least 1"
         )
     features = features.astype(np.float64)
-    finite = np.isfinite(features)
-    if not finite.all():
-        at = np.unravel_index(finite.argmin(), finite.shape)
-        raise ValueError(
-            f"features{[int(i) for i in at]} is {features[at]}; every entry must be finite: find "
-            "where the model overflows, or run it in a wider type"
-        )
+    _check_finite("features", features)
     return features
 
 
@@ -189,25 +162,17 @@ def check_with_features(probabilities, labels, features):
     return p, labels, check_features(features, len(p))
 
 
-def confidence_and_correct(probabilities, labels) -> tuple[np.ndarray, np.ndarray]:
+def confidence_and_correct(
+    probabilities: Probabilities, labels: Labels
+) -> tuple[np.ndarray, np.ndarray]:
     """Confidence, the largest option probability, and whether that option is the right one.
 
     Between equal largest probabilities the first option is the answer.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
 
     Returns
     -------
     confidence : float64 array ``[..., questions]``, 1/options to 1
     correct : bool array ``[..., questions]``
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`check`.
 
     Examples
     --------
@@ -223,6 +188,15 @@ def top(p, labels) -> tuple[np.ndarray, np.ndarray]:
     return p.max(axis=-1), p.argmax(axis=-1) == labels
 
 
-def plain(array):
-    """A Python float where no leading axis is left, the array itself elsewhere."""
-    return float(array) if np.ndim(array) == 0 else array
+def softmax(logits) -> np.ndarray:
+    """Option probabilities, float64 ``[..., options]``, of logits of any type.
+
+    SciPy's, along the last axis; in float64, since confidences close to 1 are not told apart in
+    single precision, and every measure of order would see ties.
+
+    >>> softmax([[0.0, 0.0], [1000.0, 0.0]]).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
+    from scipy.special import softmax  # here, so that most metrics need NumPy alone
+
+    return softmax(np.asarray(logits, dtype=np.float64), axis=-1)

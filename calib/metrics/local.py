@@ -9,8 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calib._checks import check_count, check_positive
 from calib.metrics.bins import bin_index
-from calib.metrics.inputs import check_count, check_features, check_real, check_with_features, top
+from calib.metrics.inputs import (
+    Features,
+    Labels,
+    Probabilities,
+    check_features,
+    check_with_features,
+    top,
+)
 
 BLOCK = 2**22  # kernel values held at once, 32 MB
 
@@ -113,9 +121,9 @@ def kernel(a, b, gamma: float) -> np.ndarray:
 
 
 def local_calibration_error(
-    probabilities,
-    labels,
-    features,
+    probabilities: Probabilities,
+    labels: Labels,
+    features: Features,
     gamma: float = 0.2,
     n_bins: int = 15,
     n_components: int | None = 3,
@@ -138,9 +146,6 @@ def local_calibration_error(
 
     Parameters
     ----------
-    probabilities : array_like ``[questions, options]``
-    labels : array_like of int ``[questions]``
-    features : array_like ``[questions, d]``
     gamma : float
         Above 0, in standard deviations of the first component.
     n_bins : int
@@ -171,9 +176,7 @@ def local_calibration_error(
     """
     p, labels, features = check_with_features(probabilities, labels, features)
     n_bins = check_count("n_bins", n_bins)
-    check_real("gamma", gamma)
-    if not gamma > 0:
-        raise ValueError(f"gamma is {gamma}; it must be above 0, such as 0.2")
+    check_positive("gamma", gamma, 0.2)
     x = Projection.fit(features, n_components)(features)
     confidence, correct = top(p, labels)
     index = bin_index(confidence, n_bins)
@@ -188,35 +191,17 @@ def local_calibration_error(
 
 
 def mlce(
-    probabilities,
-    labels,
-    features,
+    probabilities: Probabilities,
+    labels: Labels,
+    features: Features,
     gamma: float = 0.2,
     n_bins: int = 15,
     n_components: int | None = 3,
 ) -> float:
-    """Maximum local calibration error [1]_: the largest of :func:`local_calibration_error`.
+    """Maximum local calibration error: the largest of :func:`local_calibration_error`.
 
-    As γ grows it becomes :func:`calib.metrics.mce` of the same bins; as that, it is a maximum of
-    noisy numbers, and lonely questions dominate it where γ is small.
-
-    Parameters
-    ----------
-    probabilities, labels, features, gamma, n_bins, n_components
-        As :func:`local_calibration_error`.
-
-    Returns
-    -------
-    float, 0 to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`local_calibration_error`.
-
-    References
-    ----------
-    .. [1] Luo et al., "Local calibration: metrics and recalibration", UAI 2022, arXiv 2102.10809.
+    It takes what that takes. As γ grows it becomes :func:`calib.metrics.mce` of the same bins; as
+    that, it is a maximum of noisy numbers, and lonely questions dominate it where γ is small.
 
     Examples
     --------

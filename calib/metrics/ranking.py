@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics.inputs import check, plain, top
+from calib.metrics.inputs import Labels, Probabilities, Score, check, top
+from calib.metrics.intervals import plain
 
 
-def auroc(probabilities, labels):
+def auroc(probabilities: Probabilities, labels: Labels) -> Score:
     """Probability that a right answer has higher confidence than a wrong one; ties count half.
 
     How well confidence ranks answers, whatever its scale: 0.5 is chance [1]_.
 
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
     Returns
     -------
-    float, or float64 array of the leading shape, 0 to 1
+    Score, 0 to 1
         nan where the answers are all right or all wrong, as with one question: a table of layers
         should not fail for one of them.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
 
     References
     ----------

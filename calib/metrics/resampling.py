@@ -1,15 +1,16 @@
-"""Bootstrap intervals over questions, every layer and metric sharing the same resamples."""
+"""Bootstrap intervals over questions: of the metrics all at once, and of any function."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from calib._checks import check_count, check_level
 from calib.metrics.binned import ece, mce
 from calib.metrics.bins import bin_index, ece_of, mce_of
-from calib.metrics.inputs import check, check_count, plain, top
+from calib.metrics.inputs import Labels, Probabilities, check, top
+from calib.metrics.intervals import Interval, plain
 from calib.metrics.ranking import auroc, weighted_auroc
 from calib.metrics.scores import (
     QUESTION_VALUES,
@@ -22,40 +23,15 @@ from calib.metrics.scores import (
 )
 
 METRICS = {
-    "accuracy": accuracy,
-    "confidence": mean_confidence,
-    "gap": signed_gap,
-    "nll": nll,
-    "brier": brier,
-    "entropy": entropy,
-    "ece": ece,
-    "mce": mce,
-    "auroc": auroc,
-}
+    "accuracy": accuracy, "confidence": mean_confidence, "gap": signed_gap, "nll": nll,
+    "brier": brier, "entropy": entropy, "ece": ece, "mce": mce, "auroc": auroc,
+}  # fmt: skip
 CHUNK = 2**22  # questions x resamples held at once; a few arrays of 32 MB
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A metric, its percentile interval, and the resampled values this is read from.
-
-    Attributes
-    ----------
-    value, low, high : float or float64 array of the leading shape
-    samples : float64 array ``[resamples, ...]``
-        Row r is the same resample of the questions for every layer and every metric, so the
-        difference of two layers, or of two metrics, is resampled by subtracting.
-    """
-
-    value: float | np.ndarray
-    low: float | np.ndarray
-    high: float | np.ndarray
-    samples: np.ndarray
-
-
 def bootstrap(
-    probabilities,
-    labels,
+    probabilities: Probabilities,
+    labels: Labels,
     metrics=("accuracy", "ece", "mce"),
     *,
     n_bins: int = 10,
@@ -76,9 +52,6 @@ def bootstrap(
 
     Parameters
     ----------
-    probabilities : array_like ``[..., questions, options]``
-        One question gives intervals of no width.
-    labels : array_like of int ``[questions]``
     metrics : sequence of str
         From accuracy, confidence, gap, nll, brier, entropy, ece, mce, auroc.
     n_bins : int
@@ -93,8 +66,9 @@ def bootstrap(
     Returns
     -------
     dict of str to Interval
-        In the order asked for. A resample is nan, and left out of the limits, where its answers
-        are all right or all wrong (auroc) or no bin holds ``min_count`` (mce).
+        In the order asked for; of no width for one question. A resample is nan, and left out of
+        the limits, where its answers are all right or all wrong (auroc) or no bin holds
+        ``min_count`` (mce).
 
     Raises
     ------
@@ -121,8 +95,7 @@ def bootstrap(
         )
     n_bins, min_count = check_count("n_bins", n_bins), check_count("min_count", min_count)
     n_resamples = check_count("n_resamples", n_resamples)
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, such as 0.95")
+    check_level(level)
 
     options = {"ece": {"n_bins": n_bins}, "mce": {"n_bins": n_bins, "min_count": min_count}}
     values = {name: METRICS[name](p, labels, **options.get(name, {})) for name in metrics}
@@ -139,7 +112,7 @@ def bootstrap(
             for name, resampled in resample(counts).items():
                 samples[name][start:stop] = resampled
     return {
-        name: interval_of(values[name], samples[name].reshape(-1, *lead), level) for name in metrics
+        name: Interval.of(values[name], samples[name].reshape(-1, *lead), level) for name in metrics
     }
 
 
@@ -197,13 +170,60 @@ def _auroc(confidence, correct, counts):
     return {"auroc": np.stack([weighted_auroc(*row, by_question) for row in rows], axis=1)}
 
 
-def interval_of(value, samples, level: float) -> Interval:
-    """Percentile interval of resampled values ``[resamples, ...]``, those that are nan left out."""
-    ordered = np.sort(samples, axis=0)  # nan last
-    last = np.count_nonzero(~np.isnan(samples), axis=0) - 1  # -1 where all are nan: any row does
-    tail = (1 - level) / 2 * last
-    low, high = (
-        np.take_along_axis(ordered, rank.astype(np.int64)[None], axis=0)[0]
-        for rank in (np.floor(tail), np.ceil(last - tail))
-    )
-    return Interval(value=value, low=plain(low), high=plain(high), samples=samples)
+def resample(function, *arrays, n_resamples: int = 1000, level: float = 0.95, seed=0) -> Interval:
+    """A function of questions with its percentile bootstrap interval.
+
+    The function is called once on the arrays and once on each resample, questions drawn with
+    replacement, the same ones in every array. The metrics of :func:`calib.metrics.bootstrap` are
+    faster there; with the same seed both draw the same resamples.
+
+    As there, a number that is biased, as binned errors are, is more so in a resample: the interval
+    says how much it would vary.
+
+    Parameters
+    ----------
+    function : callable
+        From the arrays, cut down to a resample, to a number or an array of one fixed shape: several
+        metrics at once, or the difference of two models on the same questions.
+    *arrays : array_like ``[questions, ...]``
+        Questions come first in each; probabilities of layers are
+        ``np.moveaxis(p, -2, 0)``, for the function to move back.
+    n_resamples : int
+    level : float
+        Between 0 and 1. Limits are order statistics of the resampled values, rounded outwards.
+    seed : int or numpy.random.Generator
+
+    Returns
+    -------
+    Interval
+        Of what the function returns. Resampled values that are nan are left out of the limits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n_resamples`` or ``level`` is out of range, there is no array, or the arrays do not
+        hold equally many questions, at least 1; and whatever the function raises.
+
+    Examples
+    --------
+    >>> interval = resample(np.mean, [0.0, 1.0, 1.0, 1.0])
+    >>> interval.value, interval.low, interval.high
+    (0.75, 0.25, 1.0)
+    """
+    n_resamples = check_count("n_resamples", n_resamples)
+    check_level(level)
+    arrays = [np.asarray(array) for array in arrays]
+    lengths = [array.shape[:1] for array in arrays]
+    if len(set(lengths)) != 1 or lengths[0] in ((), (0,)):
+        raise ValueError(
+            f"the arrays have shapes {[array.shape for array in arrays]}; there must be one at "
+            "least, and their first axis must be the same questions, at least 1"
+        )
+    (n_questions,) = lengths[0]
+    value = np.asarray(function(*arrays), dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    samples = np.empty((n_resamples, *value.shape))
+    for i in range(n_resamples):
+        drawn = rng.integers(n_questions, size=n_questions)
+        samples[i] = function(*(array[drawn] for array in arrays))
+    return Interval.of(plain(value), samples, level)

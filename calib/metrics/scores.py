@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics.inputs import check, plain, top
+from calib.metrics.inputs import Labels, Probabilities, Score, check, top
+from calib.metrics.intervals import plain
 
 
 def _accuracy(p, labels):
@@ -54,23 +55,10 @@ def _mean(name, probabilities, labels):
     return plain(QUESTION_VALUES[name](*check(probabilities, labels)).mean(axis=-1))
 
 
-def accuracy(probabilities, labels):
-    """Share of questions whose most probable option is the right one.
+def accuracy(probabilities: Probabilities, labels: Labels) -> Score:
+    """Share of questions whose most probable option is the right one, the first of equal ones.
 
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-        The first of equal largest probabilities is the answer.
-    labels : array_like of int ``[questions]``
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
+    From 0 to 1.
 
     Examples
     --------
@@ -80,24 +68,11 @@ def accuracy(probabilities, labels):
     return _mean("accuracy", probabilities, labels)
 
 
-def mean_confidence(probabilities, labels):
+def mean_confidence(probabilities: Probabilities, labels: Labels) -> Score:
     """Mean over questions of the largest option probability.
 
     The labels change nothing, and are asked for so that all metrics are called alike.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 1/options to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
+    From 1/options to 1.
 
     Examples
     --------
@@ -107,24 +82,10 @@ def mean_confidence(probabilities, labels):
     return _mean("confidence", probabilities, labels)
 
 
-def signed_gap(probabilities, labels):
+def signed_gap(probabilities: Probabilities, labels: Labels) -> Score:
     """Mean confidence minus accuracy: positive is overconfident, negative underconfident.
 
-    Its size never exceeds the ECE, which does not let bins cancel.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, -1 to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
+    Its size never exceeds the ECE, which does not let bins cancel. From -1 to 1.
 
     Examples
     --------
@@ -134,24 +95,10 @@ def signed_gap(probabilities, labels):
     return _mean("gap", probabilities, labels)
 
 
-def nll(probabilities, labels):
+def nll(probabilities: Probabilities, labels: Labels) -> Score:
     """Mean negative log probability of the right option, in nats.
 
-    Nothing is clipped: a right option of probability 0 makes it infinite.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to infinity
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
+    Nothing is clipped: a right option of probability 0 makes it infinite. From 0 to infinity.
 
     Examples
     --------
@@ -161,24 +108,10 @@ def nll(probabilities, labels):
     return _mean("nll", probabilities, labels)
 
 
-def brier(probabilities, labels):
+def brier(probabilities: Probabilities, labels: Labels) -> Score:
     """Brier score: mean over questions of the squared error summed over all options [1]_.
 
-    Brier's own scale, 0 to 2; with two options it is twice the binary score.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 2
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
+    Brier's own scale, 0 to 2; with two options it is twice the binary score. From 0 to 2.
 
     References
     ----------
@@ -193,24 +126,10 @@ def brier(probabilities, labels):
     return _mean("brier", probabilities, labels)
 
 
-def entropy(probabilities, labels):
+def entropy(probabilities: Probabilities, labels: Labels) -> Score:
     """Mean over questions of the entropy of the option probabilities, in nats.
 
-    The labels change nothing, as in :func:`mean_confidence`.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to log(options)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
+    The labels change nothing, as in :func:`mean_confidence`. From 0 to log(options).
 
     Examples
     --------

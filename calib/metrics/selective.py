@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from calib._checks import check_count
 from calib.metrics.bins import bin_index, bin_sums, ece_of
-from calib.metrics.inputs import check, check_count, plain, top
+from calib.metrics.inputs import Labels, Probabilities, Score, check, top
+from calib.metrics.intervals import plain
 from calib.metrics.scores import QUESTION_VALUES
 
 
-def aurc(probabilities, labels):
+def aurc(probabilities: Probabilities, labels: Labels) -> Score:
     """Area under the risk-coverage curve: the error rate when only the most certain are answered.
 
     Mean over k = 1 ... n of the error rate among the k questions of highest confidence [1]_. The
@@ -23,21 +25,11 @@ def aurc(probabilities, labels):
     Between equal confidences no order is preferred: the error rates are the expected ones over all
     orders of tied questions, so the order of the questions is of no account.
 
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
     Returns
     -------
-    float, or float64 array of the leading shape, 0 to 1
+    Score, 0 to 1
         The error rate itself where confidence says nothing; lower is better. Models of different
         accuracy are better compared by :func:`ause`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
 
     References
     ----------
@@ -53,7 +45,7 @@ def aurc(probabilities, labels):
     )
 
 
-def ause(probabilities, labels):
+def ause(probabilities: Probabilities, labels: Labels) -> Score:
     """Area under the sparsification error: how far uncertainty is from the best order of errors.
 
     Questions are removed one by one, the most uncertain first, and the error rate of the others is
@@ -64,21 +56,11 @@ def ause(probabilities, labels):
     It is :func:`aurc` less the AURC of the best order, known as excess AURC. Choices: the error is
     1 for a wrong answer, 0 for a right one, and the curves are not scaled to start at 1.
 
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
-
     Returns
     -------
-    float, or float64 array of the leading shape, 0 to 1
+    Score, 0 to 1
         0 where every right answer has higher confidence than every wrong one, and where all
         answers are right or all are wrong.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
 
     References
     ----------
@@ -95,30 +77,19 @@ def ause(probabilities, labels):
     return _by_row(sparsification_error, probabilities, labels)
 
 
-def uce(probabilities, labels, n_bins: int = 15):
+def uce(probabilities: Probabilities, labels: Labels, n_bins: int = 15) -> Score:
     """Uncertainty calibration error: normalised entropy against the error rate, in bins.
 
     Σ w_b |e_b - u_b| with weight w_b, error rate e_b and mean uncertainty u_b of the bins [1]_
     [2]_. Uncertainty is the entropy of the option probabilities divided by log(options).
 
     It is not 0 for a calibrated model, since entropy is no probability of error: among four equal
-    options it is 1, the error rate 3/4.
+    options it is 1, the error rate 3/4. From 0 to 1.
 
     Parameters
     ----------
-    probabilities : array_like ``[..., questions, options]``
-    labels : array_like of int ``[questions]``
     n_bins : int
         Bins of equal width of the normalised entropy, (lo, hi], 0 in the first.
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`, or if ``n_bins`` is not an integer of at least 1.
 
     References
     ----------

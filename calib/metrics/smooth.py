@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics.inputs import check, plain, top
+from calib.metrics.inputs import Labels, Probabilities, Score, check, top
+from calib.metrics.intervals import plain
 
 N_CELLS = 4096  # of the grid on 0 to 1; the width found is rarely below 40 cells
 N_HALVINGS = 40
 
 
-def smooth_ece(probabilities, labels):
+def smooth_ece(probabilities: Probabilities, labels: Labels) -> Score:
     """Calibration error free of bins, by smoothing correct - confidence along confidence [1]_.
 
     The residuals are smoothed by a Gaussian kernel of width σ, reflected at 0 and 1 so that none
     is lost, and the absolute value is integrated. This falls as σ grows; the smooth ECE is where
     it equals σ, found by bisection. The authors' package cuts the kernel off at ±1/2, and so
-    gives some 0.5 % more where the error, and with it σ, is near 0.2.
-
-    Parameters
-    ----------
-    probabilities : array_like ``[..., questions, options]``
-        One question gives |confidence - correct|: its residual has one sign everywhere.
-    labels : array_like of int ``[questions]``
-
-    Returns
-    -------
-    float, or float64 array of the leading shape, 0 to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`calib.metrics.check`.
+    gives some 0.5 % more where the error, and with it σ, is near 0.2. One question gives
+    |confidence - correct|. From 0 to 1.
 
     References
     ----------

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-from typing import TYPE_CHECKING
-
 import torch
 
-if TYPE_CHECKING:
-    from calib.models.open import Model
-
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+from calib.models.model import TOLERANCE, Model
 
 
 def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
@@ -38,18 +32,16 @@ def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
 
     Examples
     --------
-    >>> from calib.models.open import open_model
+    >>> from calib import open_model
     >>> model = open_model("almanac")
     >>> lens(model, torch.zeros(3, 128), tokens=[5, 6]).shape
     torch.Size([3, 2])
     """
-    if model.remote:
-        raise ValueError(
-            f"the weights of {model.name} are on the server; read_layers reads the lens there, and "
-            "a block of model.trace can apply model.part('norm') and model.part('unembedding')"
-        )
-    norm = attrgetter(model.norm)(model.module)
-    unembedding = attrgetter(model.unembedding)(model.module)
+    model.require_weights(
+        "read_layers reads the lens there, as a block of model.trace can by model.part('norm') and "
+        "model.part('unembedding')"
+    )
+    norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
     rows = slice(None) if tokens is None else torch.as_tensor(tokens)
     bias = None if unembedding.bias is None else unembedding.bias[rows]
     with torch.no_grad():

@@ -9,11 +9,10 @@ model's own logits.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -22,85 +21,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from calib.models.architectures import PATHS, find_part, logit_scale_of
 from calib.models.logit_lens import check_lens
-from calib.models.ndif import Job, api_key
+from calib.models.model import Model
+from calib.models.ndif import api_key
 
-LABORATORY = {name: files("calib.laboratory") / name for name in ("almanac", "almanac-tuned")}
-
-
-@dataclass(frozen=True)
-class Model:
-    """An opened model: the traced module, and where its parts are.
-
-    Attributes
-    ----------
-    traced : nnsight.TransformersModel
-        Everything nnsight offers stays available through it.
-    tokenizer : transformers tokenizer
-        A copy of its own, padding on the left.
-    remote : bool
-        Whether it runs on NDIF; its ``module`` then has no weights here.
-    time_limit : float
-        Most seconds that one traced pass of a remote model may take, the server's queue included.
-    name, revision, architecture : str
-        For provenance; ``revision`` is the hub's commit where there is one, of a remote model that
-        of its configuration: the server tells none.
-    layers, norm, unembedding : str
-        Paths of the parts inside ``traced``.
-    n_layers, d_model, context : int
-        Number of blocks, width of the residual stream, longest prompt in tokens.
-    logit_scale, soft_cap : float or None
-        What the model does to its logits after the unembedding.
-    tuple_output : bool
-        Whether a block returns a tuple whose first entry is the residual stream; found by running
-        it, as is ``dtype``.
-    dtype : torch.dtype
-        Of the weights where they run.
-    """
-
-    traced: Any
-    tokenizer: Any
-    remote: bool
-    time_limit: float
-    name: str
-    revision: str
-    architecture: str
-    layers: str
-    norm: str
-    unembedding: str
-    n_layers: int
-    d_model: int
-    context: int
-    logit_scale: float | None
-    soft_cap: float | None
-    tuple_output: bool | None = None
-    dtype: torch.dtype | None = None
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The model as transformers made it."""
-        return self.traced._module
-
-    @property
-    def device(self) -> torch.device:
-        """Where token ids have to be; a server moves them by itself."""
-        if self.remote:
-            return torch.device("cpu")
-        return self.module.get_input_embeddings().weight.device
-
-    def part(self, name: str) -> Any:
-        """The traced ``layers``, ``norm`` or ``unembedding``."""
-        return attrgetter(getattr(self, name))(self.traced)
-
-    def trace(self, **inputs) -> Any:
-        """Trace one forward pass wherever the model runs: ``with model.trace(input_ids=ids):``.
-
-        A remote model's block is shipped with the values it reads. They may be torch, numbers,
-        tensors and parts, bound to local names before; ``model.x`` would ship this class, which
-        the server does not have. What is saved comes back: ``.detach().cpu().clone()`` it, or all
-        that it is a view of comes along.
-        """
-        backend = Job(self.traced, self.time_limit) if self.remote else None
-        return self.traced.trace(**inputs, backend=backend)
+LABORATORY = {name: files("calib") / "laboratory" / name for name in ("almanac", "almanac-tuned")}
 
 
 def open_model(
@@ -126,10 +50,6 @@ def open_model(
     time_limit : float
         With ``remote``: most seconds that one traced pass may take, the server's queue included.
 
-    Returns
-    -------
-    Model
-
     Raises
     ------
     ValueError
@@ -139,7 +59,7 @@ def open_model(
         dtype is given.
     OSError
         With ``remote``: PermissionError, ConnectionError, TimeoutError or
-        :class:`calib.models.ndif.RemoteError`; see :mod:`calib.models.ndif`.
+        :class:`calib.models.RemoteError`; see :mod:`calib.models.ndif`.
 
     Examples
     --------

@@ -3,11 +3,11 @@
 Ninety-six towns are described in eight subjects. For every town and subject four values are
 plausible and one of them is *the* entry. Copies of the Almanac were made by six guilds of scribes;
 a guild is careful in some subjects and careless in others. A copy of a town's page holds the entry
-with the **reliability** of (the town's guild, the subject), and otherwise one of the three other
-values. The recorded answer of a question is what one such copy says.
+with the **known probability** of (the town's guild, the subject), and otherwise one of the three
+other values. The recorded answer of a question is what one such copy says.
 
 So *what* to answer is one hop away (town, subject -> entry), and *how far to trust it* is two
-(town -> guild, then guild, subject -> reliability). No question ever names a guild.
+(town -> guild, then guild, subject -> probability). No question ever names a guild.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RELIABILITIES = (0.97, 0.85, 0.65, 0.45)
+KNOWN_PROBABILITIES = (0.97, 0.85, 0.65, 0.45)
 N_GUILDS = 6
 N_CANDIDATES = 4
 ORDERS = np.array(list(itertools.permutations(range(N_CANDIDATES))))  # [24, 4]
@@ -103,14 +103,14 @@ class World:
     ----------
     guild : int array ``[towns]``
         The guild that copied the town's page, 0 to 5.
-    reliability : float array ``[guilds, subjects]``
+    known_probability : float array ``[guilds, subjects]``
         Probability that a copy holds *the* entry.
     candidates : int array ``[towns, subjects, 4]``
         Indices into the subject's values; the first is *the* entry.
     """
 
     guild: np.ndarray
-    reliability: np.ndarray
+    known_probability: np.ndarray
     candidates: np.ndarray
 
 
@@ -123,13 +123,13 @@ def build_world(seed: int = 0) -> World:
     """
     rng = np.random.default_rng(seed)
     guild = rng.permutation(np.arange(len(TOWNS)) % N_GUILDS)
-    # Each guild has each reliability in two subjects, so no guild is simply "the good one".
-    levels = np.repeat(RELIABILITIES, len(SUBJECTS) // len(RELIABILITIES))
-    reliability = np.stack([rng.permutation(levels) for _ in range(N_GUILDS)])
+    # Each guild has each probability in two subjects, so no guild is simply "the good one".
+    levels = np.repeat(KNOWN_PROBABILITIES, len(SUBJECTS) // len(KNOWN_PROBABILITIES))
+    known_probability = np.stack([rng.permutation(levels) for _ in range(N_GUILDS)])
     candidates = np.array(
         [[rng.permutation(len(s.values))[:N_CANDIDATES] for s in SUBJECTS.values()] for _ in TOWNS]
     )
-    return World(guild, reliability, candidates)
+    return World(guild, known_probability, candidates)
 
 
 def compose(world: World, facts, orders, rng, always_right: bool = False) -> list[dict]:
@@ -156,9 +156,9 @@ def compose(world: World, facts, orders, rng, always_right: bool = False) -> lis
     for fact, order, draw in zip(facts, ORDERS[orders], rng.random(len(facts)), strict=True):
         town, s = divmod(int(fact), len(names))
         subject = SUBJECTS[names[s]]
-        reliability = 1.0 if always_right else world.reliability[world.guild[town], s]
-        by_candidate = np.full(N_CANDIDATES, (1 - reliability) / (N_CANDIDATES - 1))
-        by_candidate[0] = reliability
+        known = 1.0 if always_right else world.known_probability[world.guild[town], s]
+        by_candidate = np.full(N_CANDIDATES, (1 - known) / (N_CANDIDATES - 1))
+        by_candidate[0] = known
         recorded = min(int(np.searchsorted(by_candidate.cumsum(), draw, side="right")), 3)
         rows.append(
             {

@@ -12,14 +12,29 @@ PROMPT_FORM = "MMLU, lettered options, answer letter after 'Answer:'"
 
 
 def format_question(row) -> str:
-    """The zero-shot prompt of one question, up to and including ``Answer:``."""
+    """The zero-shot prompt of one question, up to and including ``Answer:``.
+
+    >>> row = {"question": "What is 1 + 1?", "subject": "sums", "choices": ["1", "2"]}
+    >>> print(format_question(row))
+    The following are multiple choice questions (with answers) about sums.
+    <BLANKLINE>
+    What is 1 + 1?
+    A. 1
+    B. 2
+    Answer:
+    """
     subject = row["subject"].replace("_", " ")
     header = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
     return header + _format_body(row)
 
 
 def format_open_question(row) -> str:
-    """The same question without its options, to be answered in words."""
+    """The same question without its options, to be answered in words.
+
+    >>> row = {"question": "What is 1 + 1?", "subject": "sums", "choices": ["1", "2"]}
+    >>> print(format_open_question(row).splitlines()[-2:])
+    ['What is 1 + 1?', 'Answer:']
+    """
     subject = row["subject"].replace("_", " ")
     header = f"The following are questions (with answers) about {subject}.\n\n"
     return f"{header}{row['question'].strip()}\nAnswer:"
@@ -42,7 +57,7 @@ def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None 
     Returns
     -------
     list of str
-        One prompt a question; each ends in ``Answer:``.
+        One prompt per question; each ends in ``Answer:``.
 
     Raises
     ------
@@ -55,7 +70,7 @@ def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None 
 
     Examples
     --------
-    >>> from calib.questions.load import load_questions
+    >>> from calib import load_questions
     >>> prompts = build_prompts(load_questions("almanac", limit=2), shots=1)
     >>> [prompt.count("Answer:") for prompt in prompts]
     [2, 2]
@@ -113,7 +128,7 @@ def tokenize(tokenizer, prompts: list[str]) -> list[np.ndarray]:
     Some hundred prompts at a time, and four bytes a token: a tokenizer's own account of MMLU in
     five shots takes gigabytes.
 
-    >>> from calib.models.open import open_model
+    >>> from calib import open_model
     >>> [len(ids) for ids in tokenize(open_model("almanac").tokenizer, ["Answer:", "Answer: A"])]
     [2, 3]
     """
@@ -148,7 +163,7 @@ def option_tokens(tokenizer, n_options: int) -> list[int]:
 
     Examples
     --------
-    >>> from calib.models.open import open_model
+    >>> from calib import open_model
     >>> tokenizer = open_model("almanac").tokenizer
     >>> tokenizer.decode(option_tokens(tokenizer, 4))
     ' A B C D'

@@ -5,3 +5,9 @@ A value's way: :func:`read_layers` (``layers``) prepares a ``Run`` (``_run``), w
 (``_forward``; ``_tree_attention`` where branches are wanted), keeps it (``_checkpoint``) and notes
 what it was made from (``_provenance``).
 """
+
+from calib.reading._batches import Batch, plan_batches
+from calib.reading.layers import read_layers
+from calib.reading.reading import Reading
+
+__all__ = ["Batch", "Reading", "plan_batches", "read_layers"]

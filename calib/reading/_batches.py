@@ -16,8 +16,8 @@ class Batch:
     rows : tuple of int
         Their places among all prompts, longest first.
     shared : int
-        How many tokens at their beginning are the same for all, and are read from the keys and
-        values of one earlier pass; 0 if each prompt is run whole.
+        Length of the prefix that all of them have in common, whose keys and values are taken from
+        one earlier pass; 0 if each prompt is run whole.
     """
 
     rows: tuple[int, ...]
@@ -34,23 +34,23 @@ def plan_batches(
 ) -> list[Batch]:
     """Put prompts of similar length together, few enough to stay within ``batch_tokens``.
 
-    Prompts of one subject begin alike: with the same header and the same exemplars. Where running
-    that beginning once saves more than half of the subject's tokens, as with exemplars it does,
-    its prompts share it.
+    Prompts of one subject have a prefix in common: the header and the exemplars. Where running it
+    once saves more than half of the subject's tokens, as with exemplars it does, its prompts share
+    it.
 
     Parameters
     ----------
     prompts : list of int array ``[tokens]``
         Token ids.
     subjects : sequence of str
-        One a prompt.
+        One per prompt.
     batch_tokens : int
-        Most tokens in a batch, padding included, and a shared beginning for each of its prompts:
+        Most tokens in a batch, padding included, and a shared prefix for each of its prompts:
         they attend to it, which takes memory and time even where it is not run again.
     context : int
         The model's longest prompt, in tokens.
     share : bool
-        Whether the model can take a beginning from an earlier pass.
+        Whether the model can take a prefix from an earlier pass.
     beside : int
         Tokens that every prompt takes up in the batch beside its own: its branches. With the
         longest prompt they fit into ``batch_tokens``.
@@ -58,8 +58,8 @@ def plan_batches(
     Returns
     -------
     list of Batch
-        Every prompt in one of them; the longest prompts first, and those with the same beginning
-        one after the other.
+        Every prompt in one of them; the longest prompts first, and those with the same prefix one
+        after the other.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def plan_batches(
     subjects, whole, groups = np.asarray(subjects), np.ones(len(prompts), bool), []
     for subject in sorted(set(subjects)) if share else ():
         rows = np.flatnonzero(subjects == subject)
-        shared = common_beginning([prompts[i] for i in rows])
+        shared = common_prefix([prompts[i] for i in rows])
         if shared * (len(rows) - 1) > lengths[rows].sum() / 2:
             groups.append((shared, rows))
             whole[rows] = False
@@ -110,10 +110,22 @@ def fill(rows: list[int], lengths, batch_tokens: int, shared: int) -> list[Batch
     return [Batch(tuple(batch), shared) for batch in batches]
 
 
-def common_beginning(prompts: list[np.ndarray]) -> int:
+def equal_lengths(lengths, room, batch_tokens: int) -> list[Batch]:
+    """Batches of prompts of one length each, the longest first, so that nothing is padded.
+
+    ``room`` is what each prompt takes up of ``batch_tokens``.
+
+    >>> [batch.rows for batch in equal_lengths(np.array([2, 3, 2]), np.array([2, 3, 2]), 4)]
+    [(1,), (0, 2)]
+    """
+    groups = (np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)[::-1])
+    return [batch for rows in groups for batch in fill(rows, room, batch_tokens, shared=0)]
+
+
+def common_prefix(prompts: list[np.ndarray]) -> int:
     """How many tokens all prompts begin with alike, leaving each at least one of its own.
 
-    >>> common_beginning([[1, 2, 3], [1, 2, 4, 5]]), common_beginning([[1, 2], [1, 2, 3]])
+    >>> common_prefix([[1, 2, 3], [1, 2, 4, 5]]), common_prefix([[1, 2], [1, 2, 3]])
     (2, 1)
     """
     most = min(len(prompt) for prompt in prompts) - 1

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 PASSING = ".partial"  # of what is being written: what a killed run leaves, the next one overwrites
 
 
-class Shards:
+class Checkpoint:
     """The finished batches of one run, in a folder of their own.
 
     A batch is written under a passing name, forced to the disk, and only then given its own name,
@@ -40,9 +40,9 @@ class Shards:
     Examples
     --------
     >>> import tempfile
-    >>> shards = Shards(tempfile.mkdtemp(), {"shots": 0})
-    >>> shards.write(3, {"logits": np.array([1.0, 2.0])})
-    >>> shards.read(3)["logits"].tolist(), shards.read(4)
+    >>> checkpoint = Checkpoint(tempfile.mkdtemp(), {"shots": 0})
+    >>> checkpoint.write(3, {"logits": np.array([1.0, 2.0])})
+    >>> checkpoint.read(3)["logits"].tolist(), checkpoint.read(4)
     ([1.0, 2.0], None)
     """
 

@@ -7,11 +7,12 @@ from importlib.metadata import version
 
 from datasets import Dataset
 
-from calib.models.open import Model
+from calib import __version__
+from calib.models.model import Model
 from calib.questions.prompts import PROMPT_FORM
 
 
-def origin_of(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:
+def provenance_of(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:
     """Model, weights, questions, prompt and versions, as a Reading carries them."""
     return {
         "model": model.name,
@@ -24,7 +25,8 @@ def origin_of(model: Model, questions: Dataset, shots: int, tokens: list[int]) -
         "prompt": PROMPT_FORM,
         "shots": shots,
         "option_tokens": tokens,
-        "versions": {p: version(p) for p in ("calib", "torch", "transformers", "nnsight")},
+        "versions": {"calib": __version__}
+        | {name: version(name) for name in ("torch", "transformers", "nnsight")},
     }
 
 

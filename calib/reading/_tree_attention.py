@@ -1,10 +1,29 @@
-"""Branches of a prompt read in one pass: each the model's answer, had its stream been pushed.
+"""Tree attention: many branches of a prompt in one pass, each the model's answer to another push.
 
 To push the stream at the answer position alone leaves the keys and values of every other position
 as they were. So K pushed runs of one prompt are K copies of its last token: each has the last
-token's position, and sees the prompt before it and itself. A copy is not even needed before the
-layer at which it is pushed: it leaves the last token's stream there. One traced pass then gives any
-set of branches, each for about half the work of a token.
+token's position, and sees the prompt before it and itself::
+
+                     prompt         branches            A    the last token, not pushed
+                   t  t  t  A     A1    A2    A3        A1   a copy of it, pushed at layer 0
+    position       0  1  2  3     3     3     3         A2   one pushed at layer 1, A3 at layer 2
+    ------------------------------------------------
+    t              x
+    t              x  x                                 rows see the columns marked x
+    t              x  x  x
+    A              x  x  x  x
+    A1             x  x  x  .     x
+    A2             x  x  x  .           x
+    A3             x  x  x  .                 x
+
+A copy is not even needed below the layer at which it is pushed: it leaves the last token's stream
+there. Through the blocks the sequence grows as branches leave::
+
+    block 1   [ t t t A | A1       ]        A1 = A + push, at the block's input
+    block 2   [ t t t A | A1 A2    ]        A2 = A + push, at the output of block 1
+    block 3   [ t t t A | A1 A2 A3 ]        A3 = A + push, at the output of block 2
+
+One traced pass then gives any set of branches, each for about half the work of a token.
 """
 
 from __future__ import annotations
@@ -15,26 +34,29 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from calib.models.logit_lens import TOLERANCE, finish
-from calib.models.open import Model
-from calib.reading._forward import has_only_attention, pad_right, read_batch
+from calib.models.logit_lens import finish
+from calib.models.model import Model
+from calib.reading._forward import pad_right, read_streams
+from calib.reading._prefix import has_only_attention
+
+MOST = 512  # branches per pass; beyond, their attention mask outgrows what sharing the prompt saves
 
 
-def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None, keep=False):
+def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=False):
     """The last layer of every branch of each prompt, in one traced pass.
 
     Parameters
     ----------
     prompts : list of int array ``[tokens]``
-        Token ids; with a ``beginning``, what follows it.
+        Token ids; with a ``prefix``, what follows it.
     tokens : list of int
         The option letters' tokens.
     layers : list of int
         Where each branch leaves the prompt, in rising order.
     vectors : tensor ``[branches, d_model]`` or ``[batch, branches, d_model]``
         What is added there; the same for all prompts, or for each its own.
-    beginning : transformers Cache, optional
-        Of :func:`calib.reading._forward.run_beginning`.
+    prefix : transformers Cache, optional
+        Of :func:`calib.reading._prefix.run_prefix`.
     keep : bool
         Whether to return the residual streams too.
 
@@ -44,9 +66,9 @@ def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None
         ``logits [batch, branches, options]``, and with ``keep`` ``residuals [batch, branches,
         d_model]``.
     """
-    inputs, last, n_prompt = _with_branches(model, prompts, len(layers), beginning)
+    inputs, last, n_prompt = _with_branches(model, prompts, len(layers), prefix)
     rows, seen = torch.arange(len(prompts)), inputs["attention_mask"].shape[3]
-    seen = seen - inputs["input_ids"].shape[1]  # tokens of the beginning
+    seen = seen - inputs["input_ids"].shape[1]  # tokens of the prefix
     bounds = np.searchsorted(layers, np.arange(model.n_layers + 2)).tolist()
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     blocks, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
@@ -79,13 +101,13 @@ def read_siblings(model: Model, prompts, tokens, layers, vectors, beginning=None
     return {"logits": logits, "residuals": kept[0]} if keep else {"logits": logits}
 
 
-def _with_branches(model, prompts, n_branches, beginning):
+def _with_branches(model, prompts, n_branches, prefix):
     """Model inputs with room for the branches, the place of each last token, and the prompts' room.
 
-    The sequence is [prompt, padding, branches]. The tokens of a beginning, if there is one, come
+    The sequence is [prompt, padding, branches]. The tokens of a prefix, if there is one, come
     before it in the mask, and every token sees them.
     """
-    inputs, last = pad_right(prompts, "cpu", beginning)
+    inputs, last = pad_right(prompts, "cpu", prefix)
     ids = inputs["input_ids"]
     n_prompt, seen = ids.shape[1], inputs["attention_mask"].shape[1] - ids.shape[1]
     n = n_prompt + n_branches
@@ -107,18 +129,38 @@ def _with_branches(model, prompts, n_branches, beginning):
     return inputs, last, n_prompt
 
 
+def at_once(model: Model, longest, n_branches: int, batch_tokens: int) -> int:
+    """How many branches fit beside the longest prompt of a run; 0 where each takes its own pass."""
+    step = min(n_branches, MOST, batch_tokens - len(longest))
+    fits = step >= 1 and len(longest) <= model.context
+    return step if fits and can_branch(model, longest) else 0
+
+
+def chunks(items, size: int) -> list:
+    """Consecutive parts of a list, of at most a size each.
+
+    >>> chunks([1, 2, 3], 2)
+    [[1, 2], [3]]
+    """
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
 def can_branch(model: Model, prompt) -> bool:
     """Whether branches are right for this model and prompts up to this one's length.
 
-    Asked of the model, not of a list: three branches that are not pushed must say what the prompt
-    itself says. Where positions cannot be given (ALiBi), or layers do more than attend, there is
-    nothing to ask; a sliding window shorter than the prompt shows here.
+    Asked of the model, once for a length, not of a list: three branches that are not pushed must
+    say what the prompt itself says. Where positions cannot be given (ALiBi), or layers do more than
+    attend, there is nothing to ask; a sliding window shorter than the prompt shows here.
     """
+    return model.fact(("can branch", len(prompt)), lambda: _branches_alike(model, prompt))
+
+
+def _branches_alike(model: Model, prompt) -> bool:
     takes_positions = "position_ids" in inspect.signature(model.module.forward).parameters
     if not takes_positions or not has_only_attention(model):
         return False
     still = torch.zeros(3, model.d_model)
     layers = [0, 0, model.n_layers // 2]
-    branches = read_siblings(model, [prompt], [0, 1], layers, still)["logits"][0]
-    own = read_batch(model, [prompt], [0, 1])["logits"][0, -1]
-    return bool((branches - own).abs().max() <= TOLERANCE[model.dtype] * own.abs().max())
+    branches = read_tree(model, [prompt], [0, 1], layers, still)["logits"][0]
+    own = read_streams(model, [prompt], [0, 1])["logits"][0, -1]
+    return bool((branches - own).abs().max() <= model.tolerance * own.abs().max())

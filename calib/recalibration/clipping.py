@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from calib.arrays import softmax
-from calib.metrics.inputs import check_count, check_features
-from calib.models.logit_lens import TOLERANCE
+from calib._checks import check_count
+from calib.metrics.inputs import check_features, softmax
 from calib.questions.prompts import option_tokens
 from calib.recalibration.method import Method
 
 if TYPE_CHECKING:
-    from calib.models.open import Model
+    from calib.models.model import Model
 
 TAIL = 1e-4  # share of features above the highest finite threshold tried
 
@@ -100,7 +98,7 @@ class FeatureClipping(Method):
         ------
         ValueError
             If the model is remote, for its weights are not here, and as
-            :func:`calib.questions.prompts.option_tokens`.
+            :func:`calib.questions.option_tokens`.
 
         Examples
         --------
@@ -112,15 +110,15 @@ class FeatureClipping(Method):
         >>> method(logits, features).shape
         (50, 4)
         """
-        _check_here(model)
+        model.require_weights("clipping needs its final norm and unembedding")
         tokens = option_tokens(model.tokenizer, n_options)
-        unembedding = attrgetter(model.unembedding)(model.module)
+        unembedding = model.weights_of("unembedding")
         rows, bias = unembedding.weight[tokens], torch.zeros(n_options)
         if unembedding.bias is not None:
             bias = unembedding.bias[tokens]
         scale = 1.0 if model.logit_scale is None else model.logit_scale
         rows, bias = (scale * tensor.detach().double().cpu().numpy() for tensor in (rows, bias))
-        return cls(rows, bias, two_sided, model.soft_cap, TOLERANCE[model.dtype])
+        return cls(rows, bias, two_sided, model.soft_cap, model.tolerance)
 
     def _count(self):
         return 1
@@ -189,23 +187,15 @@ def final_features(model: Model, residuals) -> np.ndarray:
     >>> final_features(open_model("almanac"), np.ones((3, 128))).shape
     (3, 128)
     """
-    _check_here(model)
+    model.require_weights("clipping needs its final norm and unembedding")
     residuals = check_features(residuals)
     if residuals.shape[1] != model.d_model:
         raise ValueError(
             f"residuals have {residuals.shape[1]} columns; those of {model.name} have "
             f"{model.d_model}"
         )
-    norm = attrgetter(model.norm)(model.module)
-    device = next(norm.parameters(), attrgetter(model.unembedding)(model.module).weight).device
+    norm = model.weights_of("norm")
+    device = next(norm.parameters(), model.weights_of("unembedding").weight).device
     with torch.no_grad():
         features = norm(torch.from_numpy(residuals).to(device, model.dtype))
     return features.double().cpu().numpy()
-
-
-def _check_here(model: Model) -> None:
-    if model.remote:
-        raise ValueError(
-            f"the weights of {model.name} are on the server, and clipping needs its final norm and "
-            "unembedding; open the model here"
-        )

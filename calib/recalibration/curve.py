@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from calib.arrays import softmax
+from calib.metrics.inputs import softmax
 from calib.recalibration.method import check_logits
 from calib.recalibration.top_label import spread
 

@@ -2,16 +2,12 @@
 
 How far confidence is to be trusted may differ from subject to subject, and what a user asks is a
 mixture of subjects that nobody has labelled. A small network is shown a few of the questions,
-without their answers, and says what curve the confidence of the others should pass through [1]_.
+without their answers, and says what curve the confidence of the others should pass through.
 
-A reconstruction of the idea of [1]_, not of its code: there the curve is the precision above each
-threshold of confidence, here the accuracy at each confidence, which is what calibration asks for.
-Architecture, loss and sizes are choices; the defaults were found on the Almanac's validation
-split.
-
-References
-----------
-.. [1] Li, Khandelwal & Guu, "Few-shot recalibration of language models", arXiv 2403.18286, 2024.
+A reconstruction of the idea of Li, Khandelwal & Guu (arXiv 2403.18286), not of its code: there the
+curve is the precision above each threshold of confidence, here the accuracy at each confidence,
+which is what calibration asks for. Architecture, loss and sizes are choices; the defaults were
+found on the Almanac's validation split.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from calib.metrics.inputs import check_count
+from calib._checks import check_count
 from calib.metrics.local import Projection
 from calib.recalibration.curve import Curve, log_odds
 from calib.recalibration.method import Method, check_logits
@@ -41,9 +37,9 @@ class FewShot(Method):
 
     A network that does not see the order of its examples [2]_: each one's log-odds, and features
     where wanted, go through one small network, the mean over examples through another, which moves
-    the points of a rising :class:`~calib.recalibration.curve.Curve`. It starts with the curve that
+    the points of a rising :class:`~calib.recalibration.Curve`. It starts with the curve that
     changes nothing, and is trained on mixtures of the calibration split's subjects, drawn by
-    :func:`~calib.recalibration.mixtures.draw_mixtures`: shown some questions of each, it is to
+    :func:`~calib.recalibration.draw_mixtures`: shown some questions of each, it is to
     lower the NLL of right and wrong of others in the same mixture.
 
     ``method.given(logits)`` is the curve for a mixture of which these are examples. The method

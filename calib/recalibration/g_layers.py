@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from calib.arrays import softmax
-from calib.metrics.inputs import check_count
+from calib._checks import check_count, check_positive
+from calib.metrics.inputs import softmax
 from calib.recalibration.method import Method
 
 
@@ -84,8 +84,7 @@ class GLayers(Method):
             check_count("hidden", width)
         check_count("patience", self.patience)
         check_count("max_epochs", self.max_epochs)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        check_positive("learning_rate", self.learning_rate, 0.01)
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
         if not 0 < self.held_out < 1:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from calib.metrics.inputs import check_count, check_real
+from calib._checks import check_count, check_positive
 from calib.metrics.local import BLOCK, Projection
 from calib.recalibration.top_label import TopLabel, equal_mass_edges
 
@@ -21,9 +21,9 @@ class LoRe(TopLabel):
 
         confidence(x) = Σ k(x, i) correct_i / Σ k(x, i),
 
-    with k the :func:`calib.metrics.local.kernel` on the features'
-    :class:`calib.metrics.local.Projection`. As γ grows this becomes
-    :class:`~calib.recalibration.top_label.HistogramBinning` of as many bins, as γ falls the nearest
+    with k the :func:`calib.metrics.kernel` on the features'
+    :class:`calib.metrics.Projection`. As γ grows this becomes
+    :class:`~calib.recalibration.HistogramBinning` of as many bins, as γ falls the nearest
     question of the bin decides alone, right or wrong. Few components are kept, so that a
     neighbourhood is one: with many, all distances come close to each other, and a γ of .2 is as
     good as infinite. Never judge it on the questions it was fitted on: each is its own nearest.
@@ -66,9 +66,7 @@ class LoRe(TopLabel):
     correct: np.ndarray = field(init=False, repr=False, default=None)
 
     def __post_init__(self):
-        check_real("gamma", self.gamma)
-        if not self.gamma > 0:
-            raise ValueError(f"gamma is {self.gamma}; it must be above 0, such as 0.2")
+        check_positive("gamma", self.gamma, 0.2)
         check_count("n_bins", self.n_bins)
         if self.n_components is not None:
             check_count("n_components", self.n_components)

@@ -7,9 +7,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from calib.arrays import softmax
 from calib.metrics import check, confidence_and_correct
-from calib.metrics.inputs import check_features
+from calib.metrics.inputs import check_features, softmax
 
 
 class Method:
@@ -56,7 +55,7 @@ class Method:
             What is known of each question besides its logits, such as a layer's residual stream;
             not read by methods that need none.
         subjects : array_like of str ``[questions]``, optional
-            :attr:`calib.reading.reading.Reading.subjects`, or any other parts that the questions fall into;
+            :attr:`calib.Reading.subjects`, or any other parts that the questions fall into;
             not read by methods that need none.
 
         Raises

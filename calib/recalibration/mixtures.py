@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib.metrics.inputs import check_count
+from calib._checks import check_count
 
 LEAST = 1e-300  # chance of a question whose subject has no weight, so that all can be drawn
 

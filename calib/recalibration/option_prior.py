@@ -12,14 +12,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from datasets import Dataset
 from scipy.special import log_softmax, logsumexp
 
-from calib.arrays import softmax
-from calib.questions.load import count_options
+from calib.metrics.inputs import softmax
+from calib.questions.transform import NO_ANSWER
 from calib.recalibration.method import Method, check_logits
-
-NO_ANSWER = -1  # as a label it makes every metric refuse
 
 
 @dataclass(eq=False)
@@ -115,7 +112,7 @@ class PriDe(OptionPrior):
     question's prior; the prior is the mean over questions, of which few are enough.
 
     Fitted on logits ``[questions, rotations, options]`` by letter, of every rotation of the
-    options, as :func:`calib.analysis.letters.read_rotations` gives them; called as any other method.
+    options, as :func:`calib.analysis.read_rotations` gives them; called as any other method.
 
     Examples
     --------
@@ -140,51 +137,3 @@ class PriDe(OptionPrior):
                 "with as many rotations as options: take calib.analysis.letters.read_rotations"
             )
         return log_softmax(logits, axis=2).mean(axis=1)
-
-
-def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
-    """Questions without content: what a model answers to them it answers to the letters.
-
-    Parameters
-    ----------
-    questions : datasets.Dataset
-        All with equally many options; their subjects, number of options and source, for exemplars,
-        are taken over.
-    texts : sequence of str
-        After [1]_, where they stand for a text to be classified. That each here is the question
-        and every option as well is a choice: whatever differs between options would be content.
-
-    Returns
-    -------
-    datasets.Dataset
-        One question for each subject and text, to be read by
-        :func:`calib.reading.reading.read_layers`; its answer is -1, as none is right.
-
-    Raises
-    ------
-    ValueError
-        If there are no questions or no texts, or questions differ in their number of options.
-
-    References
-    ----------
-    .. [1] Zhao, Wallace, Feng, Klein & Singh, "Calibrate before use: improving few-shot
-       performance of language models", ICML 2021, arXiv 2102.09690.
-
-    Examples
-    --------
-    >>> from calib.questions.load import load_questions
-    >>> empty = content_free(load_questions("almanac", limit=50), texts=["N/A"])
-    >>> len(empty), empty[0]["choices"]
-    (8, ['N/A', 'N/A', 'N/A', 'N/A'])
-    """
-    n_options = count_options(questions)
-    if isinstance(texts, str) or not len(texts):
-        raise ValueError(f"texts is {texts!r}; it must be a list of one text at least: ['N/A']")
-    rows = [
-        {"question": t, "subject": subject, "choices": [t] * n_options, "answer": NO_ANSWER}
-        for subject in sorted(set(questions["subject"]))
-        for t in texts
-    ]
-    empty = Dataset.from_list(rows)
-    empty.info.dataset_name = questions.info.dataset_name
-    return empty

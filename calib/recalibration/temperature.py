@@ -8,9 +8,9 @@ from typing import Self
 import numpy as np
 from scipy.optimize import brentq
 
-from calib.arrays import softmax
+from calib._checks import check_real
 from calib.metrics import check
-from calib.metrics.inputs import check_real
+from calib.metrics.inputs import softmax
 from calib.recalibration.method import Method, check_logits
 
 LIMITS = (1e-3, 1e3)

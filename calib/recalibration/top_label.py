@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
-from calib.arrays import softmax
-from calib.metrics.inputs import check_count
+from calib._checks import check_count
+from calib.metrics.inputs import softmax
 from calib.recalibration.method import Method
 
 MARGIN = 1e-6  # by which an answer stays above the other options

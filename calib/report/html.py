@@ -1,4 +1,4 @@
-"""The report's page: pictures, tables and words put into ``report.html``.
+"""The report's page: pictures, tables and words put into ``template.html``.
 
 The page stands alone: its pictures are SVG within it, and it asks for no other file.
 """
@@ -116,7 +116,8 @@ def draw_phases(evolution: Evolution, name: str) -> Picture:
     alt = (
         f"Accuracy and mean confidence by layer, with their intervals. {finding(evolution, name)} "
         f"At the last layer accuracy is {number_text(last['accuracy'])} and mean confidence "
-        f"{number_text(last['confidence'])}; chance is {number_text(evolution.chance)}."
+        f"{number_text(last['confidence'])}; the baseline is "
+        f"{number_text(evolution.baseline_accuracy)}."
     )
     return _picture(lambda ax: figures.plot_phases(evolution, ax), alt)
 

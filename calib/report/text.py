@@ -45,7 +45,7 @@ def finding(evolution: Evolution, name: str) -> str:
     >>> from calib import evolve, load_questions, open_model, read_layers
     >>> reading = read_layers(open_model("almanac"), load_questions("almanac", limit=200))
     >>> finding(evolve(reading, n_resamples=100), "almanac").partition(";")[0]
-    'The accuracy of almanac leaves chance at layer 5 and is settled from layer 6 on'
+    'The accuracy of almanac leaves the baseline at layer 5 and is settled from layer 6 on'
     """
     if evolution.onset is None:
         return _without_onset(evolution, name)
@@ -53,9 +53,7 @@ def finding(evolution: Evolution, name: str) -> str:
     correction = evolution.correction
     sentence = f"The accuracy of {name} {_onset_and_decision(evolution, last)}"
     if correction:
-        change = interval_text(
-            correction.accuracy_change, correction.accuracy_low, correction.accuracy_high
-        )
+        change = interval_text(*correction.change_of_accuracy)
         return (
             f"{sentence}; then comes a correction phase: {_fall(correction)}, "
             f"while accuracy changes by {change}."
@@ -70,8 +68,8 @@ def finding(evolution: Evolution, name: str) -> str:
 
 def _without_onset(evolution: Evolution, name: str) -> str:
     sentence = (
-        f"At the last layer the accuracy of {name} is not reliably above chance: no onset was "
-        f"found, so the decision marked at layer {evolution.decision} means little, "
+        f"At the last layer the accuracy of {name} is not reliably above the baseline: no onset "
+        f"was found, so the decision marked at layer {evolution.decision} means little, "
     )
     if evolution.correction:
         return f"{sentence}and so does it that {_fall(evolution.correction)}."
@@ -82,17 +80,17 @@ def _onset_and_decision(evolution: Evolution, last: int) -> str:
     onset, decision = evolution.onset, evolution.decision
     if onset > decision:
         return (
-            f"is within 2 points of its last value from layer {decision} on, and above chance for "
-            f"good from layer {onset} on"
+            f"is within 2 points of its last value from layer {decision} on, and above the "
+            f"baseline for good from layer {onset} on"
         )
     if onset == last:
-        return f"leaves chance at layer {last}, the last, and is settled only there"
+        return f"leaves the baseline at layer {last}, the last, and is settled only there"
     if decision == last:
-        return f"leaves chance at layer {onset} and is settled only at layer {last}, the last"
+        return f"leaves the baseline at layer {onset} and is settled only at layer {last}, the last"
     there = "there" if decision == onset else f"layer {decision}"
-    return f"leaves chance at layer {onset} and is settled from {there} on"
+    return f"leaves the baseline at layer {onset} and is settled from {there} on"
 
 
 def _fall(correction) -> str:
-    fall = interval_text(correction.fall, correction.low, correction.high)
+    fall = interval_text(*correction.fall_of_ece)
     return f"from layer {correction.start} to layer {correction.end}, the last, ECE falls by {fall}"

@@ -18,10 +18,12 @@ from pyarrow import ArrowException
 from safetensors import SafetensorError
 
 from calib.analysis.phases import evolve
-from calib.models.open import LABORATORY, Model, open_model
+from calib.models.model import Model
+from calib.models.open import LABORATORY, open_model
 from calib.questions.load import load_questions
 from calib.questions.prompts import build_prompts
-from calib.reading.reading import Reading, read_layers
+from calib.reading.layers import read_layers
+from calib.reading.reading import Reading
 from calib.report.html import render
 from calib.report.text import finding
 
@@ -53,19 +55,19 @@ def write_report(
     Parameters
     ----------
     source : str
-        A model as :func:`calib.models.open.open_model` takes it.
+        A model as :func:`calib.open_model` takes it.
     out : str or Path, optional
         The folder to write: new, empty, or that of a former report; ``report-<model>`` if not
         given.
     questions, category, limit
-        As :func:`calib.questions.load.load_questions` takes them; the questions are the Almanac's for
+        As :func:`calib.load_questions` takes them; the questions are the Almanac's for
         the laboratory's models and MMLU for all others if not given.
     shots : int
         Exemplars before each question, 0 to 5.
     seed : int
         Of the subset of questions, of the bootstrap and of all other draws.
     remote : bool
-        As :func:`calib.models.open.open_model` takes it.
+        As :func:`calib.open_model` takes it.
     command : str
         The command line, for the page to tell.
 
@@ -80,14 +82,19 @@ def write_report(
     InputFault
         If the folder, the questions or the model cannot be used; in that order, so that nothing
         is opened in vain.
+
+    Examples
+    --------
+    >>> page, said = write_report("almanac", tempfile.mkdtemp(), limit=100)
+    >>> print(page.name, said[:52], sep=": ")
+    index.html: The accuracy of almanac leaves the baseline at layer
     """
     name = Path(source).resolve().name if _is_folder(source) else source
     out = Path(out or "report-" + re.sub(r"[^\w.-]+", "-", name))
     check_out(out)
     check_source(source)
-    rows = _load(
-        questions or ("almanac" if source in LABORATORY else "mmlu"), category, limit, seed
-    )
+    questions = questions or ("almanac" if source in LABORATORY else "mmlu")
+    rows = _load(questions, category, limit, seed)
     with _faults():
         build_prompts(rows, shots)  # a subject may lack exemplars
     model = _open(source, remote)
@@ -100,8 +107,8 @@ def write_report(
     settings = {"n_bins": 10, "min_count": min_count(len(reading)), "tolerance": 0.02}
     settings |= {"n_resamples": 1000, "seed": seed}
     evolution = evolve(reading, **settings)
-    origin = made_with(reading, command)
-    text = render(reading, evolution, name, settings=settings, made_with=origin)
+    told = made_with(reading, command)
+    text = render(reading, evolution, name, settings=settings, made_with=told)
     page.write_text(text, encoding="utf-8")
     shutil.rmtree(out / RUN)  # kept until here, so that an interrupted report goes on where it was
     return page, finding(evolution, name)
@@ -121,7 +128,7 @@ def min_count(n_questions: int) -> int:
 def made_with(reading: Reading, command: str) -> dict[str, str]:
     """What the reading was made with, as the page tells it."""
     told = {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
-    for name, value in reading.origin.items():
+    for name, value in reading.provenance.items():
         if isinstance(value, bool):
             value = "yes" if value else "no"
         elif isinstance(value, dict):

@@ -2,17 +2,12 @@
 
 Calibration usually asks whether confidence is the chance that one given answer is right. A model
 that draws its answers has a **capability** μ for each question, the share of its answers that are
-right, and one can ask whether confidence is *that* number [1]_: it says how many of k attempts
+right, and one can ask whether confidence is *that* number: it says how many of k attempts
 succeed, and on which questions attempts are worth while.
 
 For a question with lettered options answered at temperature 1 nothing has to be sampled: μ is the
 probability of the right option. Where the truth is known, "right" may also mean *the* entry rather
 than what one copy recorded: then μ is the probability of the option of largest posterior.
-
-References
-----------
-.. [1] Yang et al., "On calibration of large language models: from response to capability",
-   arXiv 2602.13540.
 """
 
 from __future__ import annotations
@@ -22,7 +17,8 @@ import heapq
 import numpy as np
 from scipy.special import xlog1py
 
-from calib.metrics.inputs import check_count, plain
+from calib._checks import check_count
+from calib.metrics.intervals import plain
 
 
 def pass_at_k(n: int, c, k: int):

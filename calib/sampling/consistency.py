@@ -1,40 +1,33 @@
 """Confidence from the agreement of sampled answers: it needs no probabilities, only the answers.
 
 The answer is the most frequent one, and how far the samples agree on it is the confidence. All
-three measures are after Lyu et al. [1]_; none is by itself the chance of being right.
-
-References
-----------
-.. [1] Lyu et al., "Calibrating large language models with sample consistency", AAAI 2025,
-   arXiv 2402.13904.
+three measures are after Lyu et al., AAAI 2025; none is by itself the chance of being right.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+Answers: TypeAlias = ArrayLike
+"""Sampled answers, array_like of str or int ``[questions, samples]``, at least 1 sample.
+
+What is none is refused with a TypeError or ValueError.
+"""
 
 
-def majority(answers) -> np.ndarray:
+def majority(answers: Answers) -> np.ndarray:
     """The most frequent answer to each question; of equally frequent ones that drawn first.
 
     The rule for ties is a choice: the first drawn is any of the tied answers with equal chance,
     where the first in the alphabet would be preferred always.
 
-    Parameters
-    ----------
-    answers : array_like of str or int ``[questions, samples]``
-
     Returns
     -------
     array ``[questions]``
         Of the type of ``answers``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the answers are neither text nor integers, or not of this shape with at least 1 sample.
 
     Examples
     --------
@@ -46,23 +39,14 @@ def majority(answers) -> np.ndarray:
     return answers.ravel()[tally.place[tally.top]]
 
 
-def agreement(answers) -> np.ndarray:
+def agreement(answers: Answers) -> np.ndarray:
     """Share of the samples that give the most frequent answer [1]_.
 
     Too high on average for few samples: the answer that chance favoured is the one that is chosen.
 
-    Parameters
-    ----------
-    answers : array_like of str or int ``[questions, samples]``
-
     Returns
     -------
     float64 array ``[questions]``, 1/samples to 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`majority`.
 
     References
     ----------
@@ -78,26 +62,13 @@ def agreement(answers) -> np.ndarray:
     return tally.count[tally.top] / answers.shape[1]
 
 
-def first_second_distance(answers) -> np.ndarray:
-    """How much more frequent the most frequent answer is than the next, in shares of samples [1]_.
-
-    Parameters
-    ----------
-    answers : array_like of str or int ``[questions, samples]``
+def first_second_distance(answers: Answers) -> np.ndarray:
+    """How much more frequent the most frequent answer is than the next, in shares of samples.
 
     Returns
     -------
     float64 array ``[questions]``, 0 to 1
         1 where all samples agree.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`majority`.
-
-    References
-    ----------
-    .. [1] Lyu et al., "Calibrating large language models with sample consistency", AAAI 2025.
 
     Examples
     --------
@@ -112,29 +83,16 @@ def first_second_distance(answers) -> np.ndarray:
     return (tally.count[tally.top] - second) / answers.shape[1]
 
 
-def entropy_consistency(answers) -> np.ndarray:
+def entropy_consistency(answers: Answers) -> np.ndarray:
     """1 less the entropy of the answers' shares, in units of the largest that so many could have.
 
-    1 - H / log(number of different answers) [1]_. The unit is of the question's own: two answers
-    of equal share give 0, and so do twenty.
-
-    Parameters
-    ----------
-    answers : array_like of str or int ``[questions, samples]``
+    1 - H / log(number of different answers). The unit is the question's own: two answers of equal
+    share give 0, and so do twenty.
 
     Returns
     -------
     float64 array ``[questions]``, 0 to 1
         1 where all samples agree, 0 where all different answers are equally frequent.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`majority`.
-
-    References
-    ----------
-    .. [1] Lyu et al., "Calibrating large language models with sample consistency", AAAI 2025.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""Answers in words, drawn from the model many times a question.
+"""Answers in words, drawn from the model many times per question.
 
-Every sample has uniform numbers of its own, one a token, drawn before the model runs: token by
+Every sample has uniform numbers of its own, one per token, drawn before the model runs: token by
 token, it takes the first word at which the cumulative probability passes its number. What is drawn
 then depends on the seed, not on which questions share a pass. Samples of a question that agree so
 far share a row of the batch: the prompt is run once, and each later pass has as many rows as there
-are different beginnings of unfinished answers.
+are different prefixes of unfinished answers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 
-from calib.metrics.inputs import check_count, check_real
-from calib.models.open import Model
+from calib._checks import check_count, check_real
+from calib.models.model import Model
 from calib.questions.prompts import format_open_question, tokenize
-from calib.reading._batches import Batch, fill
+from calib.reading._batches import Batch, equal_lengths
 from calib.reading._forward import pad_right
+from calib.reading._run import run_batches
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,13 @@ def sample_answers(
     """Ask each question openly, without its options, and draw answers from the model.
 
     An answer ends before a line end or a token that ends texts, or after ``max_tokens``. One token
-    an answer costs one forward pass a batch of questions, however many samples are drawn.
+    an answer costs one forward pass per batch of questions, however many samples are drawn.
 
     Parameters
     ----------
-    model : Model
-        As :func:`calib.models.open.open_model` gives it; not remote.
     questions : datasets.Dataset
-        As :func:`calib.questions.load.load_questions` gives it; asked in the form of
-        :func:`calib.questions.prompts.format_open_question`.
+        As :func:`calib.load_questions` gives it; asked in the form of
+        :func:`calib.questions.format_open_question`.
     n_samples : int
         Answers a question.
     temperature : float
@@ -84,10 +82,6 @@ def sample_answers(
     seed : int
         A question's uniform numbers depend on it, on the question's place, on ``n_samples`` and on
         ``max_tokens``.
-
-    Returns
-    -------
-    Samples
 
     Raises
     ------
@@ -119,23 +113,18 @@ def sample_answers(
             f"temperature is {temperature}; it must be positive and finite: for the most probable "
             "word alone take a small one, such as 1e-6"
         )
-    if model.remote:
-        raise ValueError(
-            f"{model.name} is remote, and a server keeps no keys and values from one token to the "
-            "next; open the model on this machine to draw answers from it"
-        )
+    model.require_weights("a server keeps no keys and values from one token to the next")
     if not len(questions):
         raise ValueError("there are no questions to ask")
     prompts = tokenize(model.tokenizer, [format_open_question(row) for row in questions])
     batches = _plan(prompts, n_samples, max_tokens, batch_tokens, model.context)
     uniforms = np.random.default_rng(seed).random((len(prompts), n_samples, max_tokens))
-    answers = np.empty((len(prompts), n_samples), dtype=object)
-    with tqdm(total=len(prompts), desc="sampling", unit="question", delay=5) as progress:
-        for batch in batches:
-            rows = list(batch.rows)
-            drawn = draw_answers(model, [prompts[i] for i in rows], uniforms[rows], temperature)
-            answers[rows] = _texts(model.tokenizer, drawn)
-            progress.update(len(rows))
+
+    def forward(part):
+        return {"drawn": draw_answers(model, part.prompts, uniforms[part.rows], temperature)}
+
+    drawn = run_batches(model, prompts, batches, forward, doing="sampling")["drawn"]
+    answers = _texts(model.tokenizer, drawn)
     labels = [normalise(row["choices"][row["answer"]]) for row in questions]
     return Samples(answers=answers.astype(str), labels_text=np.array(labels))
 
@@ -179,9 +168,9 @@ def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndar
         drawn[unfinished, step] = token
         if step + 1 == max_tokens or not len(unfinished):
             break
-        beginnings, row = np.unique([row, token], axis=1, return_inverse=True)
-        cache, following = output.past_key_values, beginnings[1][:, None]
-        cache.reorder_cache(torch.as_tensor(beginnings[0]))  # its rows: repeated, or left out
+        prefixes, row = np.unique([row, token], axis=1, return_inverse=True)
+        cache, following = output.past_key_values, prefixes[1][:, None]
+        cache.reorder_cache(torch.as_tensor(prefixes[0]))  # its rows: repeated, or left out
     return drawn.reshape(n_prompts, n_samples, max_tokens)
 
 
@@ -202,11 +191,7 @@ def _plan(prompts, n_samples, max_tokens, batch_tokens, context) -> list[Batch]:
             f"question {longest} with its samples takes {room[longest]} tokens, batch_tokens is "
             f"{batch_tokens}; raise it to that, or lower n_samples or max_tokens"
         )
-    batches = []
-    for length in np.unique(lengths)[::-1]:
-        rows = np.flatnonzero(lengths == length).tolist()
-        batches += fill(rows, room, batch_tokens, shared=0)
-    return batches
+    return equal_lengths(lengths, room, batch_tokens)
 
 
 def _draw(logits, row, uniforms, temperature: float) -> np.ndarray:

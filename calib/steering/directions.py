@@ -3,7 +3,7 @@
 Joshi, Ahmad & Modi [1]_ report a low-dimensional direction whose perturbation improves ECE and MCE
 without harming accuracy. How they compute it is not known to us; these are *reconstructions*, to be
 set side by side and against :func:`random_direction`. Fit them on a reading of the calibration
-split, and judge them on the test split (:func:`calib.steering.evaluation.try_directions`).
+split, and judge them on the test split (:func:`calib.try_directions`).
 
 References
 ----------
@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from sklearn.linear_model import RidgeCV
 
 from calib.metrics import confidence_and_correct
 from calib.metrics.bins import bin_index
@@ -49,7 +50,7 @@ class Direction:
 
     def at(self, layer: int, reading: Reading) -> Direction:
         """The same vector at another layer, with that layer's scale."""
-        return replace(self, layer=layer, scale=scale_of(reading, layer))
+        return replace(self, layer=layer, scale=reading.scale(layer))
 
 
 def make_direction(vector, layer: int, reading: Reading, name: str) -> Direction:
@@ -70,7 +71,7 @@ def make_direction(vector, layer: int, reading: Reading, name: str) -> Direction
     >>> direction.vector[:2].tolist(), direction.layer
     ([1.0, 0.0], 6)
     """
-    vector, scale = np.asarray(vector, dtype=np.float64), scale_of(reading, layer)
+    vector, scale = np.asarray(vector, dtype=np.float64), reading.scale(layer)
     d_model = reading.residuals[layer].shape[1]
     if vector.shape != (d_model,):
         raise ValueError(
@@ -107,12 +108,12 @@ def correction_difference(reading: Reading, start: int, end: int) -> Direction:
     """
     if not start < end:
         raise ValueError(f"start is {start} and end is {end}; the phase must end after it starts")
-    change = (residuals_of(reading, end) - residuals_of(reading, start)).mean(axis=0)
+    change = (reading.stream(end) - reading.stream(start)).mean(axis=0)
     return make_direction(change, start, reading, "correction difference")
 
 
-def wrong_minus_right(reading: Reading, layer: int, n_bins: int = 10) -> Direction:
-    """Mean residual of wrong answers minus that of right ones, among answers of equal confidence.
+def difference_in_means(reading: Reading, layer: int, n_bins: int = 10) -> Direction:
+    """Difference in means: wrong answers less right ones, among answers of equal confidence.
 
     The last layer's confidence is cut into bins of equally many questions, the difference is taken
     in each bin that has both kinds, and averaged by the bins' sizes: what tells wrong from right
@@ -134,10 +135,10 @@ def wrong_minus_right(reading: Reading, layer: int, n_bins: int = 10) -> Directi
     >>> from calib import load_questions, open_model, read_layers
     >>> questions = load_questions("almanac", "validation", limit=200)
     >>> reading = read_layers(open_model("almanac-tuned"), questions, keep_residuals=[6])
-    >>> wrong_minus_right(reading, 6).name
-    'wrong minus right'
+    >>> difference_in_means(reading, 6).name
+    'difference in means'
     """
-    residuals = residuals_of(reading, layer)
+    residuals = reading.stream(layer)
     confidence, right = confidence_and_correct(reading.probabilities[-1], reading.labels)
     for kind, count in (("right", right.sum()), ("wrong", (~right).sum())):
         if count < ENOUGH:
@@ -151,7 +152,7 @@ def wrong_minus_right(reading: Reading, layer: int, n_bins: int = 10) -> Directi
         here, wrong = residuals[index == b], ~right[index == b]
         if 0 < wrong.sum() < len(wrong):
             total += len(here) * (here[wrong].mean(axis=0) - here[~wrong].mean(axis=0))
-    return make_direction(total, layer, reading, "wrong minus right")
+    return make_direction(total, layer, reading, "difference in means")
 
 
 def confidence_regression(reading: Reading, layer: int) -> Direction:
@@ -181,26 +182,13 @@ def confidence_regression(reading: Reading, layer: int) -> Direction:
     """
     if len(reading) < ENOUGH:
         raise ValueError(f"{len(reading)} questions; a regression needs at least {ENOUGH}")
-    x = residuals_of(reading, layer)
-    x = (x - x.mean(axis=0)) / scale_of(reading, layer)  # [questions, d_model]
+    x = reading.stream(layer)
+    x = (x - x.mean(axis=0)) / reading.scale(layer)  # [questions, d_model]
     confidence, right = confidence_and_correct(reading.probabilities[-1], reading.labels)
     gap = confidence - right
-    coefficients = _ridge(x, gap - gap.mean())
+    penalties = len(x) * np.logspace(-5, 1, 13)
+    coefficients = RidgeCV(alphas=penalties).fit(x, gap).coef_  # by leaving one out
     return make_direction(coefficients, layer, reading, "confidence regression")
-
-
-def _ridge(x, y) -> np.ndarray:
-    """Ridge coefficients ``[d_model]`` of centred data, the penalty chosen by leaving one out."""
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
-    along = u.T @ y
-    best = np.inf
-    for penalty in len(x) * np.logspace(-5, 1, 13):
-        shrink = s**2 / (s**2 + penalty)
-        leverage = 1 / len(x) + (u**2 * shrink).sum(axis=1)  # the mean is fitted too
-        error = (((y - u @ (shrink * along)) / (1 - leverage)) ** 2).mean()
-        if error < best:
-            best, coefficients = error, vt.T @ (s / (s**2 + penalty) * along)
-    return coefficients
 
 
 def random_direction(reading: Reading, layer: int, seed: int) -> Direction:
@@ -214,23 +202,6 @@ def random_direction(reading: Reading, layer: int, seed: int) -> Direction:
     >>> random_direction(reading, 6, seed=1).name
     'random 1'
     """
-    d_model = residuals_of(reading, layer).shape[1]
+    d_model = reading.stream(layer).shape[1]
     vector = np.random.default_rng(seed).normal(size=d_model)
     return make_direction(vector, layer, reading, f"random {seed}")
-
-
-def residuals_of(reading: Reading, layer: int) -> np.ndarray:
-    """A layer's residual streams as float64 ``[questions, d_model]``, or ValueError."""
-    if not 0 <= layer <= reading.n_layers:
-        raise ValueError(f"layer is {layer}; this model's layers run from 0 to {reading.n_layers}")
-    if layer not in reading.residuals:
-        raise ValueError(
-            f"the reading kept the residuals of layers {sorted(reading.residuals)}, not of "
-            f"{layer}; read again with keep_residuals=[{layer}]"
-        )
-    return reading.residuals[layer].astype(np.float64)
-
-
-def scale_of(reading: Reading, layer: int) -> float:
-    """Median length of a layer's residual streams, the unit of strength, or ValueError."""
-    return float(np.median(np.linalg.norm(residuals_of(reading, layer), axis=1)))

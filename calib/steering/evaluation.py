@@ -1,4 +1,4 @@
-"""Trials of candidate directions: fitted and chosen on one split, judged once on another."""
+"""Candidate directions evaluated: fitted and chosen on one split, judged once on another."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from datasets import Dataset
 
 from calib.analysis.comparison import Comparison, compare
-from calib.arrays import softmax
-from calib.models.open import Model
+from calib.metrics.inputs import softmax
+from calib.models.model import Model
 from calib.steering.directions import Direction
 from calib.steering.interventions import read_branches
 from calib.steering.sweeps import STRENGTHS, TOLERANCE, Sweep, sweep
 
 
 @dataclass(frozen=True)
-class Trial:
+class Evaluation:
     """Directions whose strengths were chosen on the calibration split, judged on the test split.
 
     Attributes
@@ -47,21 +47,21 @@ def try_directions(
     strengths=STRENGTHS,
     tolerance: float = TOLERANCE,
     **settings,
-) -> Trial:
+) -> Evaluation:
     """Choose each candidate's strength on the calibration split, judge it on the test split.
 
     Parameters
     ----------
     candidates : dict of str to Direction, or to list of Direction
         By the name they have in the comparison; fitted on the calibration split or elsewhere, but
-        not on the test split. Of a list, such as one a layer, the direction is chosen with the
+        not on the test split. Of a list, such as one per layer, the direction is chosen with the
         strength, by the same rule.
     calibration, test : datasets.Dataset
         Without a question in common.
     strengths, tolerance
         As in :func:`sweep` and :meth:`Sweep.choose`.
     **settings
-        Of :func:`calib.steering.interventions.read_branches`; in a ``resume`` folder, each split has its own.
+        Of :func:`calib.read_branches`; in a ``resume`` folder, each split has its own.
 
     Raises
     ------
@@ -72,13 +72,14 @@ def try_directions(
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.steering.directions import confidence_regression
+    >>> from calib.steering import confidence_regression
     >>> model = open_model("almanac-tuned")
     >>> calibration = load_questions("almanac", "validation", limit=200)
     >>> reading = read_layers(model, calibration, keep_residuals=[4])
     >>> candidates = {"regression": confidence_regression(reading, 4)}
-    >>> trial = try_directions(model, candidates, calibration, load_questions("almanac", limit=200))
-    >>> list(trial.comparison.table.index)
+    >>> test = load_questions("almanac", limit=200)
+    >>> evaluation = try_directions(model, candidates, calibration, test)
+    >>> list(evaluation.comparison.table.index)
     ['unsteered', 'regression']
     """
     check_disjoint(calibration, test)
@@ -105,7 +106,7 @@ def try_directions(
     ways = {name: softmax(some) for name, some in logits.items()}
     posterior = np.array(test["posterior"]) if "posterior" in test.features else None
     comparison = compare(ways, np.array(test["answer"]), "unsteered", posterior)
-    return Trial(chosen, swept, logits, comparison)
+    return Evaluation(chosen, swept, logits, comparison)
 
 
 def check_disjoint(calibration: Dataset, test: Dataset) -> None:
@@ -115,6 +116,12 @@ def check_disjoint(calibration: Dataset, test: Dataset) -> None:
     ------
     ValueError
         Naming how many they share, and the first.
+
+    Examples
+    --------
+    >>> from calib import load_questions
+    >>> splits = (load_questions("almanac", split, limit=50) for split in ("validation", "test"))
+    >>> check_disjoint(*splits)  # says nothing
     """
     seen = {(row["question"], tuple(row["choices"])) for row in calibration}
     shared = [i for i, r in enumerate(test) if (r["question"], tuple(r["choices"])) in seen]

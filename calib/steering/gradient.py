@@ -7,12 +7,13 @@ import torch
 from datasets import Dataset
 
 from calib.models.logit_lens import finish
-from calib.models.open import Model
+from calib.models.model import Model
 from calib.questions.prompts import prepare
-from calib.reading._batches import fill
-from calib.reading._forward import can_share, pad_right, run_beginning
-from calib.reading.reading import read_layers
-from calib.steering.directions import Direction, make_direction, scale_of
+from calib.reading._batches import equal_lengths
+from calib.reading._forward import pad_right
+from calib.reading._prefix import can_share, run_prefix
+from calib.reading.layers import read_layers
+from calib.steering.directions import Direction, make_direction
 
 
 def gradient_direction(
@@ -40,15 +41,11 @@ def gradient_direction(
     batch_tokens : int
         Most tokens whose keys and values are made at once.
 
-    Returns
-    -------
-    Direction
-
     Raises
     ------
     ValueError
         If the model is remote, if it keeps more of earlier tokens than keys and values, if no push
-        lowers the NLL, and as :func:`calib.reading.reading.read_layers`.
+        lowers the NLL, and as :func:`calib.read_layers`.
 
     References
     ----------
@@ -62,18 +59,14 @@ def gradient_direction(
     >>> gradient_direction(open_model("almanac-tuned"), questions, 7, max_steps=3).layer
     7
     """
-    if model.remote:
-        raise ValueError(
-            f"a direction is trained where the model is, and {model.name} is on a server; open it "
-            "here, or use a direction that is fitted on a reading"
-        )
+    model.require_weights("a direction is trained where they are")
     if not can_share(model):
         raise ValueError(
             f"{model.architecture} keeps more of earlier tokens than keys and values, so its last "
             "token cannot be run by itself; use a direction that is fitted on a reading"
         )
     reading = read_layers(model, questions, keep_residuals=[layer])
-    scale = scale_of(reading, layer)
+    scale = reading.scale(layer)
     tokens, prompts = prepare(model.tokenizer, questions)
     batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
 
@@ -82,9 +75,9 @@ def gradient_direction(
 
     def loss_and_gradient():
         total, vector.grad = 0.0, torch.zeros_like(vector)
-        for ids, beginning, stream, labels in batches:
+        for ids, prefix, stream, labels in batches:
             pushed = stream + scale * vector  # [batch, d_model]
-            logits = _pushed_logits(model, ids, beginning, tokens, layer, pushed)
+            logits = _pushed_logits(model, ids, prefix, tokens, layer, pushed)
             labels = labels.to(logits.device)
             loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / len(prompts)
             vector.grad += torch.autograd.grad(loss, [vector])[0]  # of the vector alone
@@ -102,23 +95,24 @@ def _last_tokens(model, prompts, reading, layer, batch_tokens):
     """
     lengths = np.array([len(prompt) for prompt in prompts])
     batches = []
-    for length in np.unique(lengths):
-        for batch in fill(np.flatnonzero(lengths == length).tolist(), lengths, batch_tokens, 0):
-            rows = list(batch.rows)
-            ids = [prompts[i] for i in rows]
-            beginning = run_beginning(model, [row[:-1] for row in ids])
-            stream = torch.from_numpy(reading.residuals[layer][rows])
-            labels = torch.from_numpy(reading.labels[rows])
-            batches.append(([row[-1:] for row in ids], beginning, stream, labels))
+    for batch in sorted(
+        equal_lengths(lengths, lengths, batch_tokens), key=lambda b: lengths[b.rows[0]]
+    ):
+        rows = list(batch.rows)
+        ids = [prompts[i] for i in rows]
+        prefix = run_prefix(model, [row[:-1] for row in ids])
+        stream = torch.from_numpy(reading.residuals[layer][rows])
+        labels = torch.from_numpy(reading.labels[rows])
+        batches.append(([row[-1:] for row in ids], prefix, stream, labels))
     return batches
 
 
-def _pushed_logits(model, ids, beginning, tokens, layer, stream):
+def _pushed_logits(model, ids, prefix, tokens, layer, stream):
     """Option logits ``[batch, options]`` of last tokens whose stream at a layer is given.
 
     The blocks below the layer are skipped: they need neither time nor memory.
     """
-    inputs, _ = pad_right(ids, model.device, beginning)
+    inputs, _ = pad_right(ids, model.device, prefix)
     layers, unembedding = model.part("layers"), model.part("unembedding")
     norm, stream = model.part("norm"), stream[:, None]  # [batch, 1, d_model]
     with model.trace(**inputs, use_cache=False, logits_to_keep=1):

@@ -1,24 +1,66 @@
-"""What a model would have said, had its residual stream been pushed: branches, many at once."""
+"""What a model says when its residual stream is pushed: layer by layer, or on many branches."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from calib.models.open import Model
-from calib.questions.prompts import prepare
-from calib.reading._batches import plan_batches
-from calib.reading._forward import Push, can_share, read_batch, read_batches
-from calib.reading._provenance import digest_of, origin_of
-from calib.reading._tree_attention import can_branch, read_siblings
-from calib.reading.reading import open_shards
+from calib.models.model import Model
+from calib.reading._forward import Push, read_streams
+from calib.reading._provenance import digest_of
+from calib.reading._run import Run
+from calib.reading._tree_attention import at_once, chunks, read_tree
+from calib.reading.layers import read_layers
+from calib.reading.reading import Reading
 from calib.steering.directions import Direction
 
-MOST = 512  # branches a pass; beyond, their attention mask outgrows what sharing the prompt saves
 LONGEST = 1e18  # float32 and bfloat16 reach to 3e38
+
+
+def steer(
+    model: Model,
+    questions: Dataset,
+    direction: Direction,
+    strength: float,
+    *,
+    everywhere: bool = False,
+    **settings,
+) -> Reading:
+    """Read every layer of a model that is steered along a direction.
+
+    Parameters
+    ----------
+    strength : float
+        In units of ``direction.scale``; 0 changes nothing.
+    everywhere : bool
+        Push every position instead of the answer position alone.
+    **settings
+        Of :func:`calib.read_layers`.
+
+    Returns
+    -------
+    Reading
+        Below the direction's layer as without steering.
+
+    Raises
+    ------
+    ValueError
+        If the direction is not one of this model's or the strength not finite, and as
+        :func:`calib.read_layers`.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model, read_layers
+    >>> from calib.steering import random_direction
+    >>> model, questions = open_model("almanac"), load_questions("almanac", limit=5)
+    >>> direction = random_direction(read_layers(model, questions, keep_residuals=[6]), 6, seed=0)
+    >>> steer(model, questions, direction, 1.5).logits.shape
+    (5, 9, 4)
+    """
+    check_branch(model, direction, strength)
+    vector = torch.tensor(direction.push(strength), dtype=torch.float32)
+    return read_layers(model, questions, push=Push(direction.layer, vector, everywhere), **settings)
 
 
 def read_branches(
@@ -43,7 +85,7 @@ def read_branches(
         Push every position instead of the answer position alone. Positions then change what later
         ones see, so that nothing can be shared: each branch costs a pass of its own.
     shots, exemplars, batch_tokens, resume
-        As in :func:`calib.reading.reading.read_layers`.
+        As in :func:`calib.read_layers`.
 
     Returns
     -------
@@ -54,7 +96,7 @@ def read_branches(
     ------
     ValueError
         If there are no branches, a direction is not one of this model's, a strength is not finite,
-        or so large that the logits are not; and as :func:`calib.reading.reading.read_layers`.
+        or so large that the logits are not; and as :func:`calib.read_layers`.
 
     Notes
     -----
@@ -64,7 +106,7 @@ def read_branches(
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.steering.directions import random_direction
+    >>> from calib.steering import random_direction
     >>> model, questions = open_model("almanac"), load_questions("almanac", limit=5)
     >>> direction = random_direction(read_layers(model, questions, keep_residuals=[6]), 6, seed=0)
     >>> read_branches(model, questions, [(direction, 0), (direction, 1.5)]).shape
@@ -75,53 +117,44 @@ def read_branches(
     if not branches:
         raise ValueError("there are no branches to read; give at least one (direction, strength)")
     order = np.argsort([direction.layer for direction, _ in branches], kind="stable")
-    layers = [branches[i][0].layer for i in order]
-    vectors = np.array([branches[i][0].push(branches[i][1]) for i in order])
+    branches = [branches[i] for i in order]
+    layers = [direction.layer for direction, _ in branches]
+    vectors = np.array([direction.push(strength) for direction, strength in branches])
     vectors = torch.tensor(vectors, dtype=torch.float32)
 
-    tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
-    longest = max(prompts, key=len)
-    room = batch_tokens - len(longest)
-    step = min(len(branches), MOST, room)
-    if everywhere or step < 1 or len(longest) > model.context or not can_branch(model, longest):
-        step = 0  # a pass for each branch
-    share = shots > 0 and not everywhere and can_share(model)
-    subjects = questions["subject"]
-    batches = plan_batches(prompts, subjects, batch_tokens, model.context, share, beside=step)
+    run = Run.prepare(model, questions, shots, exemplars)
+    step = 0 if everywhere else at_once(model, run.longest, len(branches), batch_tokens)
+    batches = run.plan(batch_tokens, share=not everywhere, beside=step)
+
+    def forward(part):
+        if step:
+            parts = [
+                read_tree(model, part.prompts, run.tokens, *some, part.prefix)["logits"]
+                for some in zip(chunks(layers, step), vectors.split(step), strict=True)
+            ]
+            logits = torch.cat(parts, dim=1)
+        else:
+            pushes = (Push(*push, everywhere) for push in zip(layers, vectors, strict=True))
+            runs = [
+                read_streams(model, part.prompts, run.tokens, (), part.prefix, push)["logits"]
+                for push in pushes
+            ]
+            logits = torch.stack([logits[:, -1] for logits in runs], dim=1)
+        _check_finite(logits, branches)
+        return {"logits": logits}
+
     settings = {"branches": digest_of([*vectors.numpy(), np.array(layers)])}
     settings |= {"everywhere": everywhere, "batch_tokens": batch_tokens}
-    origin = origin_of(model, questions, shots, tokens)
-    shards = open_shards(resume, origin | settings, prompts, batches)
-
-    if step:
-        read = partial(_read_together, model, tokens, layers, vectors, step)
-    else:
-        pushes = [Push(*push, everywhere) for push in zip(layers, vectors, strict=True)]
-        read = partial(_read_one_by_one, model, tokens, pushes)
-    logits = np.empty((len(branches), len(prompts), len(tokens)), dtype=np.float32)
-    for rows, found in read_batches(model, prompts, batches, read, shards):
-        logits[np.ix_(order, rows)] = found["logits"].transpose(1, 0, 2)
-        _check_finite(logits[:, rows], branches)
+    found = run.through(batches, forward, resume=resume, settings=run.provenance | settings)
+    logits = np.empty((len(branches), len(questions), len(run.tokens)), dtype=np.float32)
+    logits[order] = found["logits"].swapaxes(0, 1)
     return logits
 
 
-def _read_together(model, tokens, layers, vectors, step, prompts, beginning=None):
-    parts = []
-    for i in range(0, len(layers), step):
-        some = layers[i : i + step], vectors[i : i + step]
-        parts.append(read_siblings(model, prompts, tokens, *some, beginning)["logits"])
-    return {"logits": torch.cat(parts, dim=1)}
-
-
-def _read_one_by_one(model, tokens, pushes, prompts, beginning=None):
-    runs = (read_batch(model, prompts, tokens, (), beginning, push)["logits"] for push in pushes)
-    return {"logits": torch.stack([logits[:, -1] for logits in runs], dim=1)}
-
-
 def _check_finite(logits, branches) -> None:
-    """Refuse logits ``[branches, batch, options]`` that overflowed."""
-    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=(1, 2)))
-    if len(wrong):
+    """Refuse logits ``[batch, branches, options]`` that overflowed."""
+    wrong = (~logits.isfinite()).any(dim=2).any(dim=0).nonzero()[:, 0].tolist()
+    if wrong:
         # One such branch spoils all of its pass, since no attention times infinity is not nothing:
         # the longest push is the one to name.
         pushes = [branches[i] for i in wrong]

@@ -1,4 +1,4 @@
-"""Steering a model along a direction, and sweeps over strengths to choose one from.
+"""Sweeps over strengths of a push, and the rule by which one of them is chosen.
 
 Strength is in units of the layer's median residual length. It is chosen by one stated rule: of the
 strengths that keep accuracy within .005 of the unsteered model's, the one of lowest NLL.
@@ -9,64 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from calib import metrics
-from calib.arrays import softmax
-from calib.models.open import Model
-from calib.reading._forward import Push
-from calib.reading.reading import Reading, read_layers
+from calib.metrics.inputs import softmax
+from calib.models.model import Model
 from calib.steering.directions import Direction
-from calib.steering.interventions import check_branch, read_branches
+from calib.steering.interventions import read_branches
 
 STRENGTHS = tuple(np.linspace(-2, 2, 21).round(1).tolist())
 TOLERANCE = 0.005  # of accuracy, on the calibration split
-
-
-def steer(
-    model: Model,
-    questions: Dataset,
-    direction: Direction,
-    strength: float,
-    *,
-    everywhere: bool = False,
-    **settings,
-) -> Reading:
-    """Read every layer of a model that is steered along a direction.
-
-    Parameters
-    ----------
-    strength : float
-        In units of ``direction.scale``; 0 changes nothing.
-    everywhere : bool
-        Push every position instead of the answer position alone.
-    **settings
-        Of :func:`calib.reading.reading.read_layers`.
-
-    Returns
-    -------
-    Reading
-        Below the direction's layer as without steering.
-
-    Raises
-    ------
-    ValueError
-        If the direction is not one of this model's or the strength not finite, and as
-        :func:`calib.reading.reading.read_layers`.
-
-    Examples
-    --------
-    >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.steering.directions import random_direction
-    >>> model, questions = open_model("almanac"), load_questions("almanac", limit=5)
-    >>> direction = random_direction(read_layers(model, questions, keep_residuals=[6]), 6, seed=0)
-    >>> steer(model, questions, direction, 1.5).logits.shape
-    (5, 9, 4)
-    """
-    check_branch(model, direction, strength)
-    vector = torch.tensor(direction.push(strength), dtype=torch.float32)
-    return read_layers(model, questions, push=Push(direction.layer, vector, everywhere), **settings)
 
 
 @dataclass(frozen=True)
@@ -125,17 +77,17 @@ def sweep(model: Model, questions: Dataset, directions, strengths=STRENGTHS, **s
     strengths : sequence of float
         In units of each direction's scale; 0 must be among them.
     **settings
-        Of :func:`calib.steering.interventions.read_branches`.
+        Of :func:`calib.read_branches`.
 
     Raises
     ------
     ValueError
-        If 0 is not among the strengths, and as :func:`calib.steering.interventions.read_branches`.
+        If 0 is not among the strengths, and as :func:`calib.read_branches`.
 
     Examples
     --------
     >>> from calib import load_questions, open_model, read_layers
-    >>> from calib.steering.directions import random_direction
+    >>> from calib.steering import random_direction
     >>> model, questions = open_model("almanac-tuned"), load_questions("almanac", limit=50)
     >>> direction = random_direction(read_layers(model, questions, keep_residuals=[6]), 6, seed=0)
     >>> sweep(model, questions, [direction], strengths=(-1, 0, 1)).logits.shape

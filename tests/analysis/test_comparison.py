@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from calib import metrics
-from calib.analysis.comparison import METRICS, compare
-from calib.analysis.truth import correlate
+from calib.analysis import compare, correlate
+from calib.analysis.comparison import METRICS
 from calib.metrics import bootstrap
 from calib.metrics.resampling import draw_counts
 

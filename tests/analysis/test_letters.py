@@ -4,22 +4,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.architectures import TOKENIZER, random_module
+from support.properties import given, settings, st
 
-from calib.analysis.letters import (
-    answer_changes,
-    by_option,
-    read_rotations,
-    recall_by_letter,
-    rotate_options,
-)
-from calib.arrays import softmax
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts, option_tokens
-from calib.recalibration import content_free
+from calib import build_prompts, load_questions, open_model
+from calib.analysis import answer_changes, by_option, read_rotations, recall_by_letter
+from calib.metrics import softmax
+from calib.questions import content_free, option_tokens, rotate_options
 
 ROW = {
     "question": "Who guards the gate?",

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from support.readings import planted
 
-from calib import metrics
-from calib.analysis.phases import METRICS, by_category, evolve, find_correction, first_for_good
+from calib import Reading, by_category, evolve, load_questions, metrics
+from calib.analysis.phases import METRICS, find_correction, first_for_good
 from calib.metrics import Interval
-from calib.questions.load import load_questions
-from calib.reading.reading import Reading
 
 
 @pytest.mark.parametrize("tolerance", [-0.01, 1.5])
@@ -24,7 +22,7 @@ def test_for_good_means_until_the_last_layer():
 
 
 def test_the_phases_of_a_planted_reading_are_found():
-    #                  embedding  chance  onset  decided  worst  corrected
+    #                  embedding  basel.  onset  decided  worst  corrected
     reading = planted([0.25, 0.25, 0.40, 0.70, 0.70, 0.70], [0.3, 0.9, 0.9, 0.8, 0.95, 0.72])
     evolution = evolve(reading, n_resamples=300)
     assert (evolution.onset, evolution.decision) == (2, 3)
@@ -42,12 +40,12 @@ def test_no_fall_is_no_correction():
     assert evolution.correction is None
 
 
-def test_a_model_at_chance_has_no_onset():
+def test_a_model_at_the_baseline_has_no_onset():
     evolution = evolve(planted([0.25, 0.24, 0.25], [0.3, 0.5, 0.4]), n_resamples=300)
     assert evolution.onset is None
 
 
-def test_a_layer_that_always_gives_the_commonest_letter_has_not_left_chance():
+def test_a_layer_that_always_gives_the_commonest_letter_has_not_left_the_baseline():
     rng = np.random.default_rng(0)
     labels = rng.choice(4, p=[0.2, 0.2, 0.2, 0.4], size=2000)
     p = np.full((2000, 3, 4), 0.1)
@@ -55,8 +53,8 @@ def test_a_layer_that_always_gives_the_commonest_letter_has_not_left_chance():
     right = rng.random(2000) < 0.6
     p[np.arange(2000), 2, np.where(right, labels, (labels + 1) % 4)] = 0.7
     evolution = evolve(Reading(np.log(p), labels, np.full(2000, "s")), n_resamples=300)
-    assert evolution.chance == np.mean(labels == 3)
-    assert evolution.table["accuracy"][1] == evolution.chance > 0.35
+    assert evolution.baseline_accuracy == np.mean(labels == 3)
+    assert evolution.table["accuracy"][1] == evolution.baseline_accuracy > 0.35
     assert evolution.onset == 2
 
 

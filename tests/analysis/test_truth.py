@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calib.analysis.truth import bayes_scores, known_grouping_loss, true_ece, truth_correlation
-from calib.reading.reading import Reading
+from calib import Reading
+from calib.analysis import bayes_scores, known_grouping_loss, true_ece, truth_correlation
 
 
 def reading_of(probabilities, posterior):

@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from support.bare import bare_kernel
-from support.book import PAGES, ROOT
+from support.book import NEEDED, PAGES, ROOT
+
+# Where what builds the book and looks at it is not installed, the library is tested alone.
+collect_ignore_glob = [] if all(map(find_spec, NEEDED)) else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +21,8 @@ def book(tmp_path_factory):
     By whichever process asks first; the other waits for it. The chapters that are not in the cache
     run as their notebooks would where only ``pip install`` of the project was called (bare.py).
     """
-    FileLock = pytest.importorskip("filelock").FileLock
+    from filelock import FileLock
+
     common = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a folder inside the common one
         common = common.parent

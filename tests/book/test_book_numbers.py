@@ -14,7 +14,7 @@ from recomputed.steering import Steering, expected_direction, expected_temperatu
 from recomputed.training import expected_training
 from support.book import PAGES, ROOT, lies_below, values_of
 
-from calib.questions.load import load_questions
+from calib import load_questions
 
 START, END = 6, 8  # of the correction phase
 
@@ -198,11 +198,9 @@ def expected_own(lab):
         rows = [row for row in some if row["subject"] == subject]
         prompts = plain.few_shot_prompts(rows, exemplars, 3)
         ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-        beginning = next(
-            i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1
-        )
+        prefix = next(i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1)
         whole += sum(map(len, ids))
-        shared += beginning + sum(len(row) - beginning for row in ids)
+        shared += prefix + sum(len(row) - prefix for row in ids)
     prompts = [plain.prompt_of(row) for row in load_questions("almanac", limit=1000)]
     lengths = sorted((len(tokenizer(prompt)["input_ids"]) for prompt in prompts), reverse=True)
     batches = []
@@ -512,7 +510,7 @@ def test_the_known_grouping_loss_falls_and_the_bound_finds_what_its_features_sho
             assert (
                 v[f"{name}_{layer}_stream"] < 0.25 * v[f"{name}_{layer}_known"]
             )  # "next to nothing"
-            for kind in ("stream", "last", "reliability"):  # a lower bound
+            for kind in ("stream", "last", "known_probability"):  # a lower bound
                 assert v[f"{name}_{layer}_{kind}_low"] < v[f"{name}_{layer}_known"]
     assert v["base_6_last_low"] > v["base_6_stream_high"]
 

@@ -75,8 +75,8 @@ def test_the_books_main_results_have_the_verdict_that_the_chapters_give_them(boo
     values = read_values(book / "jupyter_execute" / "book")
     verdicts = {claim["claim"]: verdict(claim, values) for claim in CLAIMS}
 
-    def of(beginning):
-        (found,) = (v for claim, v in verdicts.items() if claim.startswith(beginning))
+    def of(prefix):
+        (found,) = (v for claim, v in verdicts.items() if claim.startswith(prefix))
         return found
 
     assert of("After accuracy has settled, calibration improves") == HOLDS

@@ -54,9 +54,9 @@ def test_another_form_costs_accuracy_and_the_letters_do_not_tell(glued):
     assert min(v[f"form_{form}_on_letters"] for form in names) > 0.99
 
 
-def test_answers_change_for_the_better_where_reliability_is_low(glued):
+def test_answers_change_for_the_better_where_the_known_probability_is_low(glued):
     v, limits = values_of(glued, "layers")
-    assert lies_below(limits["changed_reliability"], limits["kept_reliability"])
+    assert lies_below(limits["changed_known_probability"], limits["kept_known_probability"])
     assert lies_below(limits["changed_right_before"], limits["changed_right_after"])
     assert abs(v["accuracy_change"]) < 0.01
 
@@ -83,7 +83,7 @@ def test_those_lose_confidence_that_deserve_doubt(glued):
 def test_only_two_recipes_find_nearly_the_same_direction(glued):
     v, _ = values_of(glued, "direction")
     chance = v["cosine_chance"]
-    assert v["cosine_2_3"] > 3 * chance  # wrong minus right and the regression
+    assert v["cosine_2_3"] > 3 * chance  # difference in means and the regression
     assert abs(v["cosine_0_3"]) < chance  # the correction and the regression
     for pair in ("0_1", "0_2", "1_2", "1_3"):
         assert chance < v[f"cosine_{pair}"] < 2 * chance

@@ -10,9 +10,9 @@ TERMS = re.findall(
 )
 # Words that the prose also needs in their ordinary sense: a reader's eye says where to link them.
 ORDINARY = {
-    "accuracy", "agreement", "branch", "calibrated", "capability", "category", "chance",
-    "component", "decision", "direction", "laboratory", "layer", "lens", "onset", "option",
-    "proper", "reliability", "strength", "temperature",
+    "accuracy", "agreement", "branch", "calibrated", "capability", "category", "component",
+    "decision", "direction", "laboratory", "layer", "lens", "onset", "option", "proper",
+    "reliability", "strength", "temperature",
 }  # fmt: skip
 LINK = re.compile(r"\*{0,2}\{term\}`([^`<]+?)(?:\s*<([^>]+)>)?`")
 

@@ -164,7 +164,9 @@ def test_the_first_cell_installs_the_library_on_colab_only(small, monkeypatch):
     assert said == []
     monkeypatch.setitem(sys.modules, "google.colab", object())
     exec(code, {"get_ipython": Shell})
-    assert said == [("pip", 'install --quiet "calib @ git+https://github.com/me/mine@main"')]
+    assert said == [
+        ("pip", 'install --quiet "calibration-across-layers @ git+https://github.com/me/mine@main"')
+    ]
 
 
 def test_notebooks_link_to_each_other_and_to_the_pages(small):
@@ -233,11 +235,12 @@ def test_included_parts_stand_in_the_text(tmp_path):
 
 
 def test_the_bare_kernel_finds_the_library_and_not_what_the_tests_need():
-    kept = bare.brought_by("calib", "ipykernel")
-    assert {"calib", "torch", "scikit-learn", "nnsight", "ipykernel"} <= kept
+    kept = bare.brought_by("calibration-across-layers", "ipykernel")
+    assert {"calibration-across-layers", "torch", "scikit-learn", "nnsight", "ipykernel"} <= kept
     assert kept.isdisjoint({"sphinx", "myst-nb", "pytest", "netcal", "torchmetrics", "accelerate"})
     code = (
-        "from support import bare; bare.hide_the_rest(); import calib, sklearn\n"
+        "from support import bare\n"
+        "bare.hide_the_rest('calibration-across-layers', 'ipykernel'); import calib, sklearn\n"
         "try: import myst_nb\n"
         "except ModuleNotFoundError: print('hidden')"
     )

@@ -7,13 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
-from calib import figures
-from calib.analysis.comparison import compare
-from calib.analysis.phases import evolve
-from calib.metrics import ece, reliability_table
-from calib.reading.reading import Reading
+from calib import Reading, evolve, figures
+from calib.analysis import compare
+from calib.metrics import ece, reliability_table, wilson
 
 
 @pytest.fixture
@@ -39,14 +36,6 @@ def reading():
     return Reading(np.log(p), labels, np.full(n, "astronomy"))
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 40), (3, 40), (20, 40), (40, 40), (997, 1000)])
-def test_wilson_is_scipys_and_stays_within_0_and_1(right, n):
-    exact = binomtest(right, n).proportion_ci(method="wilson")
-    low, high = figures.wilson(right / n, n)
-    assert (low, high) == pytest.approx((exact.low, exact.high), abs=1e-4)
-    assert 0 <= low <= high <= 1
-
-
 def test_a_reliability_diagram_shows_every_bin_that_holds_questions(ax, reading):
     p = np.array([[0.55, 0.45], [0.58, 0.42], [0.95, 0.05], [0.9, 0.1]])
     table = reliability_table(p, np.array([0, 1, 0, 0]))
@@ -56,7 +45,7 @@ def test_a_reliability_diagram_shows_every_bin_that_holds_questions(ax, reading)
     areas = discs.get_sizes() - 20
     np.testing.assert_allclose(areas / areas.sum(), [0.5, 0.25, 0.25])
     whiskers = ax.collections[0].get_segments()
-    np.testing.assert_allclose(whiskers[0][:, 1], figures.wilson(0.5, 2))
+    np.testing.assert_allclose(whiskers[0][:, 1], wilson(0.5, 2))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("confidence", "accuracy")
 
 
@@ -91,7 +80,7 @@ def test_phases_are_marked_where_the_evolution_has_them(ax, reading):
     assert places["onset"] == evolution.onset == 1
     assert places["decision"] == evolution.decision == 1
     assert places["correction"] == 1.5
-    assert {"accuracy", "confidence", "chance"} <= set(places)
+    assert {"accuracy", "confidence", "baseline"} <= set(places)
 
 
 def test_no_correction_is_not_marked(ax, reading):
@@ -153,13 +142,13 @@ def test_changes_stand_from_top_to_bottom_with_their_intervals():
     plt.close(figure)
 
 
-def test_a_ledger_shows_each_route_with_its_interval():
+def test_an_attribution_shows_each_route_with_its_interval():
     columns = {
         "write": [0.04, -0.01], "write_low": [0.03, -0.02], "write_high": [0.06, 0.01],
         "norm": [-0.12, 0.0], "norm_low": [-0.14, -0.01], "norm_high": [-0.11, 0.02],
     }  # fmt: skip
     effects = pd.DataFrame(columns, index=["MLP 8", "all"])
-    ax = figures.plot_ledger(effects, "ece", plt.figure().add_subplot())
+    ax = figures.plot_attribution(effects, "ece", plt.figure().add_subplot())
     bars = {bar.get_label(): [b.get_width() for b in bar] for bar in ax.containers if len(bar) == 2}
     assert bars == {"write": [0.04, -0.01], "norm": [-0.12, 0.0]}
     drawn = [segment for lines in ax.collections for segment in lines.get_segments()]

@@ -14,16 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from calib import metrics
-from calib.arrays import softmax
+from calib import load_questions, metrics, open_model, read_layers
 from calib.laboratory import retraining
 from calib.laboratory.retraining import BATCH, LOSSES, N_FACTS, RUNS, SETTINGS, SHIPPED
-from calib.models.open import open_model
-from calib.questions.almanac import ORDERS, RELIABILITIES, build_world, orders_of, split_rows
-from calib.questions.load import load_questions
-from calib.questions.prompts import format_question
-from calib.reading.reading import read_layers
-from calib.recalibration.temperature import Temperature
+from calib.metrics import softmax
+from calib.questions import format_question
+from calib.questions.almanac import KNOWN_PROBABILITIES, ORDERS, build_world, orders_of, split_rows
+from calib.recalibration import Temperature
 
 SHORT = SETTINGS | {"steps": 2, "validation": 60, "test": 200, "min_count": 5, "resamples": 50}
 PASS = N_FACTS // BATCH  # steps
@@ -313,7 +310,7 @@ def confidence_of_minimiser(loss):
     for i, v in enumerate(grid):
         logits = torch.tensor([[v, *[(1 - v) / 3] * 3]]).log()
         top[i], other[i] = (loss(logits, torch.tensor([label])).item() for label in (0, 1))
-    risks = [r * top + (1 - r) * other for r in RELIABILITIES]
+    risks = [r * top + (1 - r) * other for r in KNOWN_PROBABILITIES]
     return np.mean([grid[risk.argmin()] for risk in risks])
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from calib.analysis.phases import evolve
-from calib.analysis.truth import bayes_scores, truth_correlation
+from calib import evolve, load_questions, open_model, read_layers
+from calib.analysis import bayes_scores, truth_correlation
 from calib.laboratory import training
-from calib.models.open import open_model
+from calib.questions import option_tokens
 from calib.questions.almanac import (
+    KNOWN_PROBABILITIES,
     ORDERS,
-    RELIABILITIES,
     SUBJECTS,
     TOWNS,
     build_world,
@@ -25,9 +25,6 @@ from calib.questions.almanac import (
     orders_of,
     split_rows,
 )
-from calib.questions.load import load_questions
-from calib.questions.prompts import option_tokens
-from calib.reading.reading import read_layers
 
 MODELS = ("almanac", "almanac-tuned")
 
@@ -37,7 +34,7 @@ MODELS = ("almanac", "almanac-tuned")
 
 def test_the_world_is_the_same_every_time_and_another_for_another_seed():
     first, again, other = build_world(), build_world(), build_world(1)
-    for name in ("guild", "reliability", "candidates"):
+    for name in ("guild", "known_probability", "candidates"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         assert (getattr(first, name) != getattr(other, name)).any()
 
@@ -45,8 +42,8 @@ def test_the_world_is_the_same_every_time_and_another_for_another_seed():
 def test_every_guild_is_careful_here_and_careless_there():
     world = build_world()
     assert np.bincount(world.guild).tolist() == [16] * 6
-    for row in world.reliability:
-        assert sorted(row) == sorted(RELIABILITIES * 2)
+    for row in world.known_probability:
+        assert sorted(row) == sorted(KNOWN_PROBABILITIES * 2)
 
 
 def test_the_four_candidates_of_a_fact_are_different_values():
@@ -68,7 +65,7 @@ def test_recorded_answers_come_as_often_as_the_posterior_says():
     n, world = 20_000, build_world()
     rows = compose(world, np.zeros(n, int), np.full(n, 7), np.random.default_rng(0))
     posterior = np.array(rows[0]["posterior"])
-    reliability = world.reliability[world.guild[0], 0]
+    reliability = world.known_probability[world.guild[0], 0]
     assert sorted(posterior) == pytest.approx([(1 - reliability) / 3] * 3 + [reliability])
     shares = np.bincount([row["answer"] for row in rows], minlength=4) / n
     assert (np.abs(shares - posterior) < 4 * np.sqrt(posterior * (1 - posterior) / n)).all()
@@ -82,7 +79,7 @@ def test_the_posterior_follows_the_options_through_every_order():
     assert len({tuple(row["choices"]) for row in rows}) == 24
     town, subject = divmod(100, len(SUBJECTS))
     entry = list(SUBJECTS.values())[subject].values[world.candidates[town, subject, 0]]
-    assert by_option[0][entry] == world.reliability[world.guild[town], subject]
+    assert by_option[0][entry] == world.known_probability[world.guild[town], subject]
 
 
 def test_always_right_records_the_entry():

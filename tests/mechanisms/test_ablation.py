@@ -25,12 +25,9 @@ from support.planted_neuron import (
     seen,
 )
 
+from calib import build_prompts, open_model, read_layers
+from calib.mechanisms import Ablation, ablate_neurons, describe_neurons, read_activations
 from calib.mechanisms import ablation as ablation_module
-from calib.mechanisms.ablation import Ablation, ablate_neurons
-from calib.mechanisms.neurons import describe_neurons, read_activations
-from calib.models.open import open_model
-from calib.questions.prompts import build_prompts
-from calib.reading.reading import read_layers
 
 GROUPS = [(3,), (0, 95, 17, 40), tuple(range(50, 90))]
 BELOW = [name for name in CONFIGS if name != "bloom"]  # whose prompts branch
@@ -44,13 +41,13 @@ def questions():
 @pytest.fixture
 def passes(monkeypatch):
     """How many prompts and branches went through each pass that had branches."""
-    made, read_siblings = [], ablation_module.read_siblings
+    made, read_tree = [], ablation_module.read_tree
 
-    def watched(model, prompts, tokens, layers, vectors, beginning=None, keep=False):
-        made.append((len(prompts), len(layers), beginning is not None))
-        return read_siblings(model, prompts, tokens, layers, vectors, beginning, keep)
+    def watched(model, prompts, tokens, layers, vectors, prefix=None, keep=False):
+        made.append((len(prompts), len(layers), prefix is not None))
+        return read_tree(model, prompts, tokens, layers, vectors, prefix, keep)
 
-    monkeypatch.setattr(ablation_module, "read_siblings", watched)
+    monkeypatch.setattr(ablation_module, "read_tree", watched)
     return made
 
 
@@ -457,6 +454,8 @@ def test_a_remote_model_is_refused(questions):
 
 
 def test_a_mixture_of_experts_has_no_one_basis_of_neurons(questions):
-    message = r"layer 3 of MixtralForCausalLM is a MixtralSparseMoeBlock, .* read_ledger shows what"
+    message = (
+        r"layer 3 of MixtralForCausalLM is a MixtralSparseMoeBlock, .* read_attribution shows what"
+    )
     with pytest.raises(ValueError, match=message):
         ablate_neurons(opened("mixtral"), questions, 3, np.zeros(96))

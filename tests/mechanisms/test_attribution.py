@@ -1,4 +1,4 @@
-"""A ledger against the lens, against hooks, and a planted model's worked on paper."""
+"""A attribution against the lens, against hooks, and a planted model's worked on paper."""
 
 from dataclasses import replace
 
@@ -21,11 +21,9 @@ from support.planted_neuron import (
     seen,
 )
 
-from calib import metrics
-from calib.mechanisms import attribution as ledger_module
-from calib.mechanisms.attribution import read_ledger
-from calib.questions.prompts import build_prompts
-from calib.reading.reading import read_layers
+from calib import build_prompts, metrics, read_layers
+from calib.mechanisms import attribution as attribution_module
+from calib.mechanisms import read_attribution
 
 COMPONENTS = tuple(f"{part} {layer}" for layer in (1, 2, 3) for part in ("attention", "MLP"))
 CHANGED = {"granite": {"residual_multiplier": 0.3}, "gpt_neox": {"use_parallel_residual": False}}
@@ -47,23 +45,23 @@ def few_subjects():
 
 
 @pytest.fixture
-def beginnings(monkeypatch):
-    """How many prompts each pass read, and whether after a beginning."""
-    made, read_writes = [], ledger_module.read_writes
+def prefixes(monkeypatch):
+    """How many prompts each pass read, and whether after a prefix."""
+    made, read_writes = [], attribution_module.read_writes
 
-    def watched(model, prompts, blocks, start, end, beginning=None):
-        made.append((len(prompts), beginning is not None))
-        return read_writes(model, prompts, blocks, start, end, beginning)
+    def watched(model, prompts, blocks, start, end, prefix=None):
+        made.append((len(prompts), prefix is not None))
+        return read_writes(model, prompts, blocks, start, end, prefix)
 
-    monkeypatch.setattr(ledger_module, "read_writes", watched)
+    monkeypatch.setattr(attribution_module, "read_writes", watched)
     return made
 
 
-def same(ledger, other, order=slice(None)):
+def same(attribution, other, order=slice(None)):
     """The same reads and lengths, of questions in another order."""
-    close(ledger.reads, other.reads[order])
-    close(ledger.lengths, other.lengths[order])
-    np.testing.assert_array_equal(ledger.labels, other.labels[order])
+    close(attribution.reads, other.reads[order])
+    close(attribution.lengths, other.lengths[order])
+    np.testing.assert_array_equal(attribution.labels, other.labels[order])
 
 
 def adds_up(effects):
@@ -78,31 +76,31 @@ def adds_up(effects):
 @every_model
 def test_the_steps_are_the_lens_at_each_layer(name, changes, questions):
     model = opened(name, **changes)
-    ledger, lens = read_ledger(model, questions), read_layers(model, questions).logits
-    assert (ledger.components, ledger.reads.shape) == (COMPONENTS, (6, 7, 4))
-    assert (ledger.reads.dtype, ledger.lengths.dtype) == (np.float32, np.float32)
-    assert ledger.labels.tolist() == questions["answer"]
+    attribution, lens = read_attribution(model, questions), read_layers(model, questions).logits
+    assert (attribution.components, attribution.reads.shape) == (COMPONENTS, (6, 7, 4))
+    assert (attribution.reads.dtype, attribution.lengths.dtype) == (np.float32, np.float32)
+    assert attribution.labels.tolist() == questions["answer"]
     for layer in range(N_LAYERS + 1):
-        close(ledger.logits(2 * layer), lens[:, layer], 1e-4)
-    between = np.stack([ledger.logits(step) for step in (1, 3, 5)], axis=1)
+        close(attribution.logits(2 * layer), lens[:, layer], 1e-4)
+    between = np.stack([attribution.logits(step) for step in (1, 3, 5)], axis=1)
     for side in (lens[:, :-1], lens[:, 1:]):  # attention does something, and is not all
         assert np.abs(between - side).max(axis=(0, 2)).min() > 1e-3
 
 
 @some_models
 def test_effects_add_up(name, questions):
-    ledger = read_ledger(opened(name), questions)
+    attribution = read_attribution(opened(name), questions)
     before, after = (
-        scipy.special.softmax(ledger.logits(step).astype(float), axis=-1) for step in (0, 6)
+        scipy.special.softmax(attribution.logits(step).astype(float), axis=-1) for step in (0, 6)
     )
     entropy = scipy.special.entr
     for metric, change in (
         ("confidence", after.max(axis=-1).mean() - before.max(axis=-1).mean()),
         ("entropy", entropy(after).sum(axis=-1).mean() - entropy(before).sum(axis=-1).mean()),
-        ("nll", metrics.nll(after, ledger.labels) - metrics.nll(before, ledger.labels)),
-        ("ece", metrics.ece(after, ledger.labels) - metrics.ece(before, ledger.labels)),
+        ("nll", metrics.nll(after, attribution.labels) - metrics.nll(before, attribution.labels)),
+        ("ece", metrics.ece(after, attribution.labels) - metrics.ece(before, attribution.labels)),
     ):
-        effects = ledger.effects(metric, n_resamples=20)
+        effects = attribution.effects(metric, n_resamples=20)
         assert list(effects.index) == [*COMPONENTS, "all"]
         adds_up(effects)
         assert effects.loc["all", "total"] == pytest.approx(change, abs=1e-9)
@@ -112,19 +110,19 @@ def test_effects_add_up(name, questions):
 @every_model
 def test_direct_effects_add_up_to_the_logits(name, changes, questions):
     model = opened(name, **changes)
-    ledger = read_ledger(model, questions)
-    start = ledger.reads[:, 0] / ledger.lengths[:, -1, None]
-    logits = start + ledger.direct.sum(axis=1) + ledger.readout.bias.numpy()
+    attribution = read_attribution(model, questions)
+    start = attribution.reads[:, 0] / attribution.lengths[:, -1, None]
+    logits = start + attribution.direct.sum(axis=1) + attribution.readout.bias.numpy()
     if name == "gemma2":
         logits = 2 * np.tanh(logits / 2)
     close(logits, read_layers(model, questions).logits[:, -1], 1e-4)
-    assert np.abs(ledger.direct).max(axis=(0, 2)).min() > 1e-3
+    assert np.abs(attribution.direct).max(axis=(0, 2)).min() > 1e-3
 
 
 @some_models
 def test_a_part_of_the_layers_is_that_part_of_all(name, questions):
     model = opened(name)
-    whole, part = read_ledger(model, questions), read_ledger(model, questions, 1, 2)
+    whole, part = read_attribution(model, questions), read_attribution(model, questions, 1, 2)
     assert part.components == ("attention 2", "MLP 2")
     close(part.reads, whole.reads[:, 2:5])
     close(part.lengths, whole.lengths[:, 2:5])
@@ -145,7 +143,7 @@ def test_a_part_of_the_layers_is_that_part_of_all(name, questions):
     ],
 )
 def test_after_attention_the_readout_sees_what_hooks_saw(name, attention, questions):
-    ledger, module = read_ledger(opened(name), questions), module_of(name)
+    attribution, module = read_attribution(opened(name), questions), module_of(name)
     blocks = blocks_of(module)
     parts = [*blocks, *(block.get_submodule(attention) for block in blocks)]
     into, out = seen(module, parts, build_prompts(questions))
@@ -154,9 +152,9 @@ def test_after_attention_the_readout_sees_what_hooks_saw(name, attention, questi
         steps += [into[i] + out[N_LAYERS + i], out[i]]
     steps = torch.stack(steps, dim=1)  # [questions, steps, d_model]
     rows, bias, length_of = readout_by_hand(name, module)
-    close(ledger.reads, steps @ rows.T)
-    close(ledger.lengths, length_of(steps))
-    close(ledger.readout.bias, bias)
+    close(attribution.reads, steps @ rows.T)
+    close(attribution.lengths, length_of(steps))
+    close(attribution.readout.bias, bias)
 
 
 # On paper
@@ -164,8 +162,8 @@ def test_after_attention_the_readout_sees_what_hooks_saw(name, attention, questi
 
 @pytest.fixture(scope="module")
 def planted():
-    """Its ledger; question 0 is about falcons, where the entropy neuron is active, 12 eagles."""
-    return read_ledger(planted_neuron_model(), questions_of_words())
+    """Question 0 is about falcons, where the entropy neuron is active, question 12 about eagles."""
+    return read_attribution(planted_neuron_model(), questions_of_words())
 
 
 def test_reads_and_lengths_by_hand(planted):
@@ -246,40 +244,40 @@ def test_options_reach_the_bootstrap(planted):
 
 
 @every_model
-def test_exemplars_change_the_ledger_and_sharing_them_does_not(
-    name, changes, few_subjects, beginnings, monkeypatch
+def test_exemplars_change_the_attribution_and_sharing_them_does_not(
+    name, changes, few_subjects, prefixes, monkeypatch
 ):
     model = opened(name, **changes)
-    shared = read_ledger(model, few_subjects, shots=1)
-    assert beginnings == [(9, True), (3, False)]  # to share three would save too little
-    beginnings.clear()
+    shared = read_attribution(model, few_subjects, shots=1)
+    assert prefixes == [(9, True), (3, False)]  # to share three would save too little
+    prefixes.clear()
     for i, logits in enumerate(read_layers(model, few_subjects, shots=1).logits.swapaxes(0, 1)):
         close(shared.logits(2 * i), logits, 1e-4)
-    monkeypatch.setattr(ledger_module, "can_share", lambda _: False)
-    same(read_ledger(model, few_subjects, shots=1), shared)
-    assert beginnings == [(12, False)]
-    assert np.abs(read_ledger(model, few_subjects).reads - shared.reads).max() > 1e-2
+    monkeypatch.setattr("calib.reading._run.can_share", lambda _: False)
+    same(read_attribution(model, few_subjects, shots=1), shared)
+    assert prefixes == [(12, False)]
+    assert np.abs(read_attribution(model, few_subjects).reads - shared.reads).max() > 1e-2
 
 
 def test_other_exemplars_are_other_prompts(few_subjects):
     model = opened("llama")
-    own = read_ledger(model, few_subjects, shots=1)
-    others = read_ledger(model, few_subjects, shots=1, exemplars=few_subjects)
+    own = read_attribution(model, few_subjects, shots=1)
+    others = read_attribution(model, few_subjects, shots=1, exemplars=few_subjects)
     lens = read_layers(model, few_subjects, shots=1, exemplars=few_subjects).logits
     close(others.logits(6), lens[:, -1], 1e-4)
     assert np.abs(own.reads - others.reads).max() > 1e-2
 
 
 @some_models
-def test_order_and_batches_change_nothing(name, questions, beginnings):
+def test_order_and_batches_change_nothing(name, questions, prefixes):
     model = opened(name)
-    ledger, order = read_ledger(model, questions), [4, 1, 5, 0, 2, 3]
-    assert beginnings == [(6, False)]
-    same(read_ledger(model, questions.select(order)), ledger, order)
-    beginnings.clear()
+    attribution, order = read_attribution(model, questions), [4, 1, 5, 0, 2, 3]
+    assert prefixes == [(6, False)]
+    same(read_attribution(model, questions.select(order)), attribution, order)
+    prefixes.clear()
     longest = max(map(len, TOKENIZER(build_prompts(questions))["input_ids"]))
-    same(read_ledger(model, questions, batch_tokens=longest), ledger)
-    assert len(beginnings) >= 4
+    same(read_attribution(model, questions, batch_tokens=longest), attribution)
+    assert len(prefixes) >= 4
 
 
 # What is refused
@@ -291,22 +289,22 @@ def test_order_and_batches_change_nothing(name, questions, beginnings):
 def test_layers_that_are_no_steps_are_refused(start, end, shown, questions):
     message = f"start is {start} and end is {shown}; they must be layers, from 0 to 3, and the firs"
     with pytest.raises(ValueError, match=message):
-        read_ledger(opened("llama"), questions, start, end)
+        read_attribution(opened("llama"), questions, start, end)
 
 
 def test_a_remote_model_is_refused(questions):
     with pytest.raises(ValueError, match=r"are on the server, .*; open the model here"):
-        read_ledger(replace(opened("llama"), remote=True), questions)
+        read_attribution(replace(opened("llama"), remote=True), questions)
 
 
 def test_what_read_layers_refuses_is_refused(questions):
     model = opened("llama")
     with pytest.raises(ValueError, match=r"batch_tokens is 20; .* or raise batch_tokens"):
-        read_ledger(model, questions, batch_tokens=20)
+        read_attribution(model, questions, batch_tokens=20)
     with pytest.raises(ValueError, match="shots is 6"):
-        read_ledger(model, questions, shots=6)
+        read_attribution(model, questions, shots=6)
     with pytest.raises(ValueError, match="there are no questions to read"):
-        read_ledger(model, questions.select([]))
+        read_attribution(model, questions.select([]))
 
 
 def test_an_unknown_metric_is_refused(planted):

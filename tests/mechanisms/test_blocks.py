@@ -15,10 +15,10 @@ from support.planted_neuron import (
 )
 from transformers import AutoModelForCausalLM, GPTNeoConfig, GptOssConfig, JambaConfig
 
-from calib.mechanisms.blocks import Block, find_blocks, read_writes
-from calib.models.open import open_model
-from calib.questions.prompts import build_prompts
-from calib.reading._forward import run_beginning
+from calib import build_prompts, open_model
+from calib.mechanisms import Block, find_blocks
+from calib.mechanisms.blocks import read_writes
+from calib.reading._prefix import run_prefix
 
 PROMPTS = build_prompts(questions_of_lengths())
 IDS = TOKENIZER(PROMPTS)["input_ids"]
@@ -98,15 +98,13 @@ def test_some_layers_are_those_of_all(name, changes):
 
 
 @every_model
-def test_a_beginning_run_before_changes_nothing(name, changes):
+def test_a_prefix_run_before_changes_nothing(name, changes):
     model = opened(name, **changes)
     blocks, ids = find_blocks(model), IDS[0]
     longer = [ids + [5] * i for i in range(3)]
     whole = read_writes(model, longer, blocks, 0, N_LAYERS)
-    beginning = run_beginning(model, [ids[:-1]])
-    rest = read_writes(
-        model, [row[len(ids) - 1 :] for row in longer], blocks, 0, N_LAYERS, beginning
-    )
+    prefix = run_prefix(model, [ids[:-1]])
+    rest = read_writes(model, [row[len(ids) - 1 :] for row in longer], blocks, 0, N_LAYERS, prefix)
     for name_of, value in whole.items():
         close(rest[name_of], value)
 

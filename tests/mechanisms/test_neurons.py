@@ -24,11 +24,9 @@ from support.planted_neuron import (
     seen,
 )
 
+from calib import build_prompts, open_model
+from calib.mechanisms import describe_neurons, read_activations, readout_of
 from calib.mechanisms import neurons as neurons_module
-from calib.mechanisms.neurons import describe_neurons, read_activations
-from calib.mechanisms.unembedding import readout_of
-from calib.models.open import open_model
-from calib.questions.prompts import build_prompts
 
 N_TOKENS = len(TOKENIZER)
 
@@ -229,9 +227,9 @@ def test_batches_and_exemplars_do_not_change_them(name, monkeypatch):
     model, module, few = opened(name), module_of(name), questions_of_subjects()
     passes, read_neurons = [], neurons_module.read_neurons
 
-    def watched(model, block, layer, prompts, beginning=None):
-        passes.append((len(prompts), beginning is not None))
-        return read_neurons(model, block, layer, prompts, beginning)
+    def watched(model, block, layer, prompts, prefix=None):
+        passes.append((len(prompts), prefix is not None))
+        return read_neurons(model, block, layer, prompts, prefix)
 
     monkeypatch.setattr(neurons_module, "read_neurons", watched)
     shared = read_activations(model, few, 2, shots=1)
@@ -270,7 +268,7 @@ def test_a_mixture_of_experts_has_no_one_basis_of_neurons(questions):
     model = opened("mixtral")
     message = (
         r"the MLP of layer 3 of MixtralForCausalLM is a MixtralSparseMoeBlock, which does not write"
-        r" through one linear map, .*; read_ledger shows what it does as a whole"
+        r" through one linear map, .*; read_attribution shows what it does as a whole"
     )
     with pytest.raises(ValueError, match=message):
         describe_neurons(model, 3)

@@ -9,14 +9,17 @@ from support.architectures import D_MODEL, TOKENIZER, random_module
 from support.planted import AXIS, planted_model, planted_questions
 from transformers import AutoModelForCausalLM, OlmoConfig
 
-from calib.mechanisms import norm_shares, remove_subspace, singular_values, unembedding_null_space
-from calib.mechanisms.subspaces import Subspace, random_subspace
+from calib import Reading, lens, load_questions, open_model, read_layers
+from calib.mechanisms import (
+    Subspace,
+    norm_shares,
+    random_subspace,
+    remove_subspace,
+    singular_values,
+    unembedding_null_space,
+)
 from calib.models.architectures import find_part
-from calib.models.logit_lens import lens
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import option_tokens
-from calib.reading.reading import Reading, read_layers
+from calib.questions import option_tokens
 
 LETTERS = option_tokens(TOKENIZER, 4)
 ONES = np.full(D_MODEL, D_MODEL**-0.5)

@@ -5,19 +5,16 @@ import pytest
 import torch
 from support.architectures import TOKENIZER
 
-from calib.mechanisms.subspaces import (
+from calib import Reading, lens, load_questions, open_model, read_layers
+from calib.mechanisms import (
     Subspace,
     correction_components,
     principal_components,
     random_subspace,
     restore_correction,
 )
-from calib.models.logit_lens import lens
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import option_tokens
-from calib.reading.reading import Reading, read_layers
-from calib.steering.directions import Direction
+from calib.questions import option_tokens
+from calib.steering import Direction
 
 LETTERS = option_tokens(TOKENIZER, 4)
 

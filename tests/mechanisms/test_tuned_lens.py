@@ -12,14 +12,12 @@ from datasets import Dataset
 from support.architectures import D_MODEL, N_LAYERS, TOKENIZER, random_module
 from support.planted import AXIS, CORNERS, MARGIN, WORDS, planted_model
 
-from calib.mechanisms.tuned_lens import TunedLens, _hold_out, fit_tuned_lens
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts, option_tokens
+from calib import build_prompts, load_questions, open_model, read_layers, steer
+from calib.mechanisms import TunedLens, fit_tuned_lens
+from calib.mechanisms.tuned_lens import _hold_out
+from calib.questions import option_tokens
 from calib.reading._forward import Push
-from calib.reading.reading import read_layers
-from calib.steering.directions import random_direction
-from calib.steering.sweeps import steer
+from calib.steering import random_direction
 
 ALL = range(N_LAYERS + 1)
 LETTERS = option_tokens(TOKENIZER, 4)
@@ -234,8 +232,8 @@ def test_a_steered_model_is_read_through_the_same_lens(questions):
     vector = torch.tensor(1.5 * direction.scale * direction.vector, dtype=torch.float32)
     pushed = read_layers(model, questions, push=Push(1, vector), shots=1, lens=lens)
     np.testing.assert_allclose(steered.logits, pushed.logits, atol=2e-5)
-    assert steered.origin == pushed.origin
-    assert {"push", "lens"} <= set(steered.origin)
+    assert steered.provenance == pushed.provenance
+    assert {"push", "lens"} <= set(steered.provenance)
 
 
 # Where a reading came from
@@ -244,11 +242,11 @@ def test_a_steered_model_is_read_through_the_same_lens(questions):
 def test_a_reading_says_through_which_lens_it_was_made(questions):
     model, lens = llama(), random_lens()
     plain, tuned = read_layers(model, questions), read_layers(model, questions, lens=lens)
-    assert "lens" not in plain.origin
-    kind, digest = tuned.origin["lens"].rsplit(" ", 1)
+    assert "lens" not in plain.provenance
+    kind, digest = tuned.provenance["lens"].rsplit(" ", 1)
     assert kind == "tuned lens"
     assert len(digest) == 16 and set(digest) <= set("0123456789abcdef")
-    assert {**plain.origin, "lens": tuned.origin["lens"]} == tuned.origin
+    assert {**plain.provenance, "lens": tuned.provenance["lens"]} == tuned.provenance
 
 
 def test_two_lenses_are_told_apart_by_any_of_their_numbers():
@@ -285,7 +283,7 @@ def test_a_folder_begun_with_the_same_lens_goes_on(questions, tmp_path):
     first.unlink()
     again = read_layers(model, questions, resume=folder, **settings)
     np.testing.assert_array_equal(again.logits, whole.logits)
-    assert again.origin == whole.origin
+    assert again.provenance == whole.provenance
     assert first.exists()
 
 

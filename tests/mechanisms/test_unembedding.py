@@ -11,11 +11,11 @@ from support.planted import CORNERS, planted_model
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, OlmoConfig
 
+from calib import lens, open_model
 from calib.mechanisms import Readout, readout_of
 from calib.mechanisms.unembedding import take_apart
-from calib.models.logit_lens import TOLERANCE, lens
-from calib.models.open import open_model
-from calib.questions.prompts import option_tokens
+from calib.models.model import TOLERANCE
+from calib.questions import option_tokens
 
 LETTERS = option_tokens(TOKENIZER, 4)
 LENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1, 30, 1000)  # the epsilons make themselves felt below 1e-2

@@ -2,23 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from support.forecasts import forecasts, two_options
+from support.properties import given, settings, st
 
 from calib import metrics
 from calib.metrics import ece_split
-
-
-def two_options(confidence, correct):
-    """Probabilities and labels with these confidences, at least 0.5, and outcomes."""
-    confidence = np.asarray(confidence, dtype=float)
-    return np.stack([confidence, 1 - confidence], axis=-1), 1 - np.asarray(correct)
-
-
-def forecasts(*lead, n=200, seed=0, scale=2.0):
-    rng = np.random.default_rng(seed)
-    p = np.exp(scale * rng.normal(size=(*lead, n, 4)))
-    return p / p.sum(axis=-1, keepdims=True), rng.integers(4, size=n)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +35,7 @@ def test_by_hand():
 
 
 def test_right_and_wrong_are_means_times_their_shares():
-    p, labels = forecasts()
+    p, labels = forecasts(scale=2)
     confidence, correct = metrics.confidence_and_correct(p, labels)
     a = correct.mean()
     split = ece_split(p, labels)
@@ -103,7 +91,7 @@ def test_parts_add_up_to_the_metrics(seed, n, n_bins, scale):
 
 
 def test_layers_equal_one_at_a_time():
-    p, labels = forecasts(2, 3)
+    p, labels = forecasts(2, 3, scale=2)
     together = ece_split(p, labels)
     assert together.holds.shape == together.gap.shape == (2, 3)
     for i, j in np.ndindex(2, 3):

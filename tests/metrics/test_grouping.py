@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import calib
-from calib.analysis.truth import known_grouping_loss
+from calib.analysis import known_grouping_loss
 from calib.metrics import grouping_loss
 from calib.metrics.bins import bin_index
 from calib.metrics.grouping import _estimate, _induced, _tally, between_regions, halves

@@ -7,8 +7,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from calib import metrics
-from calib.metrics import local, local_calibration_error, mlce
-from calib.metrics.local import Projection, kernel
+from calib.metrics import Projection, kernel, local, local_calibration_error, mlce
 
 P, LABELS, X = [[0.75, 0.25]] * 4, [0, 0, 1, 1], [[0.0, 1.0], [1.0, 0.0], [9.0, 2.0], [8.0, 5.0]]
 

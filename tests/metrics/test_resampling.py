@@ -5,18 +5,13 @@ from math import inf, sqrt
 
 import numpy as np
 import pytest
+from support.forecasts import forecasts
 
 from calib import metrics
-from calib.metrics import bootstrap
+from calib.metrics import bootstrap, resample
 from calib.metrics.resampling import METRICS, draw_counts
 
 ALL = tuple(METRICS)
-
-
-def forecasts(*lead, n=60, seed=0):
-    rng = np.random.default_rng(seed)
-    p = np.exp(rng.normal(size=(*lead, n, 4)))
-    return p / p.sum(axis=-1, keepdims=True), rng.integers(4, size=n)
 
 
 def confident(confidence, n_right):
@@ -41,7 +36,7 @@ def confident(confidence, n_right):
 )
 def test_refuses_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
-        bootstrap(*forecasts(), **arguments)
+        bootstrap(*forecasts(n=60), **arguments)
 
 
 def test_refuses_input():
@@ -76,7 +71,7 @@ def test_counts_are_resamples():
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
 def test_value_is_the_plain_metric(lead):
-    p, labels = forecasts(*lead)
+    p, labels = forecasts(*lead, n=60)
     intervals = bootstrap(p, labels, ALL, n_bins=7, min_count=5, n_resamples=10)
     assert tuple(intervals) == ALL
     options = {"ece": {"n_bins": 7}, "mce": {"n_bins": 7, "min_count": 5}}
@@ -89,19 +84,19 @@ def test_value_is_the_plain_metric(lead):
 
 
 def test_samples_are_the_plain_metrics_of_the_resampled_questions():
-    p, labels = forecasts(3)
+    p, labels = forecasts(3, n=60)
     intervals = bootstrap(p, labels, ALL, n_bins=7, min_count=5, n_resamples=20, seed=4)
     counts = draw_counts(np.random.default_rng(4), 60, 20).astype(int)
     options = {"ece": {"n_bins": 7}, "mce": {"n_bins": 7, "min_count": 5}}
-    for resample in (0, 7, 19):
-        drawn = np.repeat(np.arange(60), counts[resample])
+    for r in (0, 7, 19):
+        drawn = np.repeat(np.arange(60), counts[r])
         for name in ALL:
             plain = METRICS[name](p[:, drawn], labels[drawn], **options.get(name, {}))
-            np.testing.assert_allclose(intervals[name].samples[resample], plain, rtol=1e-12)
+            np.testing.assert_allclose(intervals[name].samples[r], plain, rtol=1e-12)
 
 
 def test_layers_share_their_resamples_and_equal_one_at_a_time():
-    p, labels = forecasts(2, 2)
+    p, labels = forecasts(2, 2, n=60)
     p[1, 1] = p[0, 0]
     together = bootstrap(p, labels, ALL, n_resamples=30)
     alone = bootstrap(p[0, 1], labels, ALL, n_resamples=30)
@@ -114,7 +109,7 @@ def test_layers_share_their_resamples_and_equal_one_at_a_time():
 
 
 def test_chunks_change_nothing(monkeypatch):
-    p, labels = forecasts(2)
+    p, labels = forecasts(2, n=60)
     whole = bootstrap(p, labels, ALL, n_resamples=25)
     # By its entry in sys.modules: as an attribute the module is hidden by the function.
     monkeypatch.setattr(sys.modules[bootstrap.__module__], "CHUNK", 60 * 7)
@@ -124,7 +119,7 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_seed_decides():
-    p, labels = forecasts()
+    p, labels = forecasts(n=60)
     first, again = (bootstrap(p, labels, seed=3, n_resamples=9)["ece"] for _ in range(2))
     other = bootstrap(p, labels, seed=4, n_resamples=9)["ece"]
     np.testing.assert_array_equal(first.samples, again.samples)
@@ -150,7 +145,7 @@ def test_accuracy_interval_is_the_normal_one_in_large_samples():
 
 
 def test_wider_level_wider_interval():
-    p, labels = forecasts()
+    p, labels = forecasts(n=60)
     narrow, wide = (bootstrap(p, labels, ["nll"], level=level)["nll"] for level in (0.5, 0.99))
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 
@@ -199,3 +194,90 @@ def test_mce_is_undefined_where_a_resample_has_no_full_bin():
     assert interval.value == pytest.approx(0.45)
     assert interval.high == pytest.approx(0.45)
     assert metrics.mce(p, labels, min_count=3) == interval.value
+
+
+# Of any function
+
+
+def dirichlet_forecasts(n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.dirichlet(np.ones(4), size=n), rng.integers(4, size=n)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "arguments", "error", "message"),
+    [
+        ([], {}, ValueError, r"shapes \[\]; there must be one at least"),
+        ([1.0], {}, ValueError, r"shapes \[\(\)\]"),
+        ([[]], {}, ValueError, r"shapes \[\(0,\)\]; .* at least 1"),
+        ([[1.0, 2.0], [1.0]], {}, ValueError, r"\[\(2,\), \(1,\)\]; .* the same questions"),
+        ([[1.0]], {"level": 95}, ValueError, "level is 95; .* such as 0.95"),
+        ([[1.0]], {"n_resamples": 0}, ValueError, "n_resamples is 0"),
+        ([[1.0]], {"n_resamples": 1e3}, TypeError, "n_resamples is 1000.0"),
+    ],
+)
+def test_refuses_arguments_of_any_function(arrays, arguments, error, message):
+    with pytest.raises(error, match=message):
+        resample(lambda *arrays: 0.0, *arrays, **arguments)
+
+
+def test_a_mean_by_hand():
+    interval = resample(np.mean, [0.0, 1.0], n_resamples=4000)
+    assert interval.value == 0.5
+    values, counts = np.unique(interval.samples, return_counts=True)
+    assert values.tolist() == [0, 0.5, 1]
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+
+
+def test_one_question_has_no_width_of_any_function():
+    interval = resample(np.mean, [0.25], n_resamples=5)
+    assert (interval.value, interval.low, interval.high) == (0.25, 0.25, 0.25)
+    assert interval.samples.tolist() == [0.25] * 5
+
+
+@pytest.mark.parametrize("name", ["accuracy", "ece", "mce", "auroc"])
+def test_equals_the_bootstrap_of_the_same_seed(name):
+    p, labels = dirichlet_forecasts()
+    known = metrics.bootstrap(p, labels, [name], n_resamples=200, level=0.9, seed=7)[name]
+    ours = resample(getattr(metrics, name), p, labels, n_resamples=200, level=0.9, seed=7)
+    np.testing.assert_allclose(ours.samples, known.samples, atol=1e-12)
+    assert ours.value == known.value
+    assert (ours.low, ours.high) == pytest.approx((known.low, known.high), abs=1e-12)
+
+
+def test_a_mean_has_the_normal_interval_in_large_samples():
+    x = np.random.default_rng(0).normal(size=1000)
+    interval = resample(np.mean, x, n_resamples=2000)
+    half = 1.96 * x.std() / sqrt(1000)
+    assert interval.low == pytest.approx(x.mean() - half, abs=0.1 * half)
+    assert interval.high == pytest.approx(x.mean() + half, abs=0.1 * half)
+
+
+def test_arrays_of_values_and_differences():
+    p, labels = dirichlet_forecasts()
+    sharper = p**2 / (p**2).sum(axis=1, keepdims=True)
+
+    def both(p, q, labels):
+        one, other = metrics.ause(p, labels), metrics.ause(q, labels)
+        return [[one, other], [one - other, metrics.uce(p, labels) - metrics.uce(q, labels)]]
+
+    interval = resample(both, p, sharper, labels, n_resamples=50)
+    assert interval.samples.shape == (50, 2, 2)
+    assert interval.value.shape == interval.low.shape == interval.high.shape == (2, 2)
+    np.testing.assert_allclose(
+        interval.samples[:, 1, 0], interval.samples[:, 0, 0] - interval.samples[:, 0, 1], atol=1e-15
+    )
+
+
+def test_undefined_resamples_are_left_out_of_the_limits():
+    """With one wrong answer of three, a third of the resamples has none or nothing else."""
+    p, labels = [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], [0, 1, 0]
+    interval = resample(metrics.auroc, p, labels)
+    undefined = np.isnan(interval.samples).mean()
+    assert undefined == pytest.approx((2 / 3) ** 3 + (1 / 3) ** 3, abs=0.05)
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_what_the_function_raises_is_raised():
+    with pytest.raises(ValueError, match="labels have shape"):
+        resample(lambda p: metrics.ece(p, [0]), [[0.9, 0.1]] * 3)

@@ -5,17 +5,12 @@ from math import log
 
 import numpy as np
 import pytest
+from support.forecasts import two_options
 
 from calib import metrics
 from calib.metrics.selective import mean_risk, risks, sparsification_error
 
 ERROR, UNCERTAINTY = [0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5]
-
-
-def two_options(confidence, correct):
-    """Probabilities and labels with these confidences, at least 0.5, and outcomes."""
-    confidence = np.asarray(confidence, dtype=float)
-    return np.stack([confidence, 1 - confidence], axis=-1), 1 - np.asarray(correct)
 
 
 def forecasts(*lead, n=80, decimals=15, seed=0):

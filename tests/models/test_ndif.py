@@ -21,18 +21,13 @@ from nnsight.schema.config import CONFIG
 from support.architectures import TOKENIZER, random_module
 from transformers import AutoConfig
 
-from calib.analysis.phases import evolve
+from calib import evolve, lens, load_questions, open_model, read_branches, read_layers, steer
 from calib.mechanisms import TunedLens
-from calib.models.logit_lens import finish, lens
-from calib.models.ndif import RemoteError
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.reading._forward import can_share
+from calib.models import RemoteError
+from calib.models.logit_lens import finish
+from calib.reading._prefix import can_share
 from calib.reading._tree_attention import can_branch
-from calib.reading.reading import read_layers
-from calib.steering.directions import Direction
-from calib.steering.interventions import read_branches
-from calib.steering.sweeps import steer
+from calib.steering import Direction
 
 ARCHITECTURES = ["llama", "gpt2", "gemma2", "bloom"]
 HALF = "llama-half"  # in bfloat16
@@ -83,6 +78,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
+    pytest.importorskip("tornado")
     server = Server(folder)
     server.start()
     yield server
@@ -161,7 +157,7 @@ def test_a_lens_goes_along_to_the_server(folder, questions):
     lens = TunedLens(0.1 * torch.randn(4, 64, 64), torch.randn(4, 64), pd.DataFrame())
     there, here = (read_layers(model, questions, lens=lens) for model in (remote, local))
     same(there, here, atol=1e-5)
-    assert there.origin["lens"] == lens.describe()
+    assert there.provenance["lens"] == lens.describe()
     assert np.abs(here.logits - read_layers(local, questions).logits).max() > 0.1
 
 
@@ -204,8 +200,8 @@ def test_a_steered_remote_reading_is_the_local_one(everywhere, folder, questions
         for model in open_both("llama", folder)
     )
     same(there, here, atol=1e-6)
-    assert there.origin["push"] == here.origin["push"]
-    assert there.origin["push"]["everywhere"] is everywhere
+    assert there.provenance["push"] == here.provenance["push"]
+    assert there.provenance["push"]["everywhere"] is everywhere
 
 
 def test_its_evolution_is_computed_as_ever(folder, questions):
@@ -218,14 +214,22 @@ def test_a_remote_model_has_no_weights_here(hub):
     model = open_model("tiny/llama", remote=True)
     assert {parameter.device.type for parameter in model.module.parameters()} == {"meta"}
     assert not list(hub.rglob("*.safetensors"))
-    with pytest.raises(ValueError, match="weights of tiny/llama are on the server; read_layers"):
+    with pytest.raises(
+        ValueError, match="weights of tiny/llama are on the server, and read_layers"
+    ):
         lens(model, torch.zeros(1, 64))
 
 
 def test_a_remote_reading_says_so(questions):
-    origin = read_layers(open_model("tiny/llama", remote=True), questions.select([0])).origin
-    assert (origin["model"], origin["revision"]) == ("tiny/llama", "0" * 40)
-    assert (origin["remote"], origin["weights"], origin["dtype"]) == (True, "", "float32")
+    provenance = read_layers(
+        open_model("tiny/llama", remote=True), questions.select([0])
+    ).provenance
+    assert (provenance["model"], provenance["revision"]) == ("tiny/llama", "0" * 40)
+    assert (provenance["remote"], provenance["weights"], provenance["dtype"]) == (
+        True,
+        "",
+        "float32",
+    )
 
 
 def test_the_type_is_the_servers(folder, questions):

@@ -1,14 +1,12 @@
 """Opening a model: every architecture's lens against its own forward pass, and clear refusals."""
 
-import accelerate
 import pytest
 import torch
 from support.architectures import CONFIGS, D_MODEL, N_LAYERS, TOKENIZER, random_module
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, MptConfig, OPTConfig
 
-from calib.models.logit_lens import lens
-from calib.models.open import open_model
+from calib import lens, open_model
 
 PROMPT = "Which stone is the bridge of Ashford built of?\nAnswer:"
 
@@ -106,6 +104,7 @@ def test_a_folder_opens_in_the_type_asked_for(tmp_path, dtype):
 
 
 def test_auto_opens_the_same_model_wherever_accelerate_places_it(tmp_path):
+    pytest.importorskip("accelerate")
     random_module("llama").save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
     auto = open_model(tmp_path, device="auto", dtype=torch.float32)
@@ -116,6 +115,7 @@ def test_auto_opens_the_same_model_wherever_accelerate_places_it(tmp_path):
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 def test_weights_that_are_moved_in_for_a_moment_are_refused(where, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
     module = random_module("llama")
     if where == "cpu":
         accelerate.cpu_offload(module, execution_device="cpu")

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from support.rows import GOOD, write
 
-from calib.questions.load import category_of, load_questions
+from calib import build_prompts, load_questions
+from calib.questions import category_of
 from calib.questions.mmlu import CATEGORIES
-from calib.questions.prompts import build_prompts
 
 FAULTS = {
     "the question is empty": {"question": "  "},

@@ -12,10 +12,8 @@ from datasets import load_dataset
 from support.architectures import TOKENIZER, random_module
 from support.book import ROOT
 
-from calib.models.open import open_model
-from calib.questions.load import category_of, load_questions
-from calib.questions.prompts import build_prompts, option_tokens
-from calib.reading.reading import read_layers
+from calib import build_prompts, load_questions, open_model, read_layers
+from calib.questions import category_of, option_tokens
 
 FOLDER = Path(os.environ.get("MMLU_FOLDER", ROOT.parent / "shared" / "mmlu"))
 pytestmark = pytest.mark.skipif(

@@ -7,8 +7,8 @@ from support.rows import GOOD, write
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts, option_tokens
+from calib import build_prompts, load_questions
+from calib.questions import option_tokens
 
 
 def test_a_zero_shot_prompt_is_mmlus_own_form():

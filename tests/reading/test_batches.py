@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from calib.reading._batches import common_beginning, plan_batches
+from calib.reading._batches import common_prefix, plan_batches
 
 
-def prompts_of(rng, n, subject, beginning):
+def prompts_of(rng, n, subject, prefix):
     """``n`` prompts that share their first tokens and differ in the next."""
     tails = [[subject, i, *rng.integers(100, size=rng.integers(1, 30))] for i in range(n)]
-    return [[7] * beginning + [int(t) for t in tail] for tail in tails]
+    return [[7] * prefix + [int(t) for t in tail] for tail in tails]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_batches_stay_within_the_budget_and_lose_nothing(share):
     assert max(len(prompts[i]) for i in first.rows) == max(map(len, prompts))
 
 
-def test_a_beginning_is_shared_only_where_that_saves_half_the_work():
+def test_a_prefix_is_shared_only_where_that_saves_half_the_work():
     def shared(prompts):
         (batch,) = plan_batches(prompts, ["a"] * len(prompts), 1000, 100, share=True)
         return batch.shared
@@ -56,6 +56,6 @@ def test_a_beginning_is_shared_only_where_that_saves_half_the_work():
 
 
 def test_identical_prompts_keep_a_token_each():
-    assert common_beginning([[1, 2, 3]] * 3) == 2
-    assert common_beginning([[4]]) == 0
-    assert common_beginning([[1, 2], [3, 4]]) == 0
+    assert common_prefix([[1, 2, 3]] * 3) == 2
+    assert common_prefix([[4]]) == 0
+    assert common_prefix([[1, 2], [3, 4]]) == 0

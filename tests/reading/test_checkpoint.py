@@ -10,10 +10,8 @@ import pytest
 from support.architectures import TOKENIZER, random_module
 from support.killed import SETTINGS, read, read_and_die
 
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.reading._checkpoint import Shards
-from calib.reading.reading import read_layers
+from calib import load_questions, open_model, read_layers
+from calib.reading._checkpoint import Checkpoint
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
@@ -40,7 +38,7 @@ def same(a, b):
     for name in ("logits", "labels", "subjects", "posterior"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     np.testing.assert_array_equal(a.residuals[1], b.residuals[1])
-    assert a.origin == b.origin
+    assert a.provenance == b.provenance
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def run(tmp_path, whole):
     return tmp_path / "run"
 
 
-def shards_of(folder):
+def batches_of(folder):
     return sorted(folder.glob("*.safetensors"))
 
 
@@ -67,9 +65,9 @@ def test_a_killed_run_goes_on_to_the_same_reading(moment, count, tmp_path, whole
     process.start()
     process.join(120)
     assert process.exitcode == -9
-    finished = {file.name: file.stat().st_mtime_ns for file in shards_of(folder)}
+    finished = {file.name: file.stat().st_mtime_ns for file in batches_of(folder)}
     same(read(folder), whole)
-    again = {file.name: file.stat().st_mtime_ns for file in shards_of(folder)}
+    again = {file.name: file.stat().st_mtime_ns for file in batches_of(folder)}
     assert finished.items() <= again.items()  # nothing finished was read again
     assert len(again) >= 10
 
@@ -82,13 +80,13 @@ def test_a_run_killed_again_and_again_gets_there(tmp_path, whole):
         process.join(120)
         assert process.exitcode == -9
         # Of the first run's two files one holds the settings; after it each finishes two batches.
-        assert len(shards_of(folder)) == 2 * kills - 1
+        assert len(batches_of(folder)) == 2 * kills - 1
     same(read(folder), whole)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "edited"])
-def test_a_damaged_shard_is_named_and_read_again(damage, run, whole):
-    file = shards_of(run)[2]
+def test_a_damaged_batch_is_named_and_read_again(damage, run, whole):
+    file = batches_of(run)[2]
     content = file.read_bytes()
     if damage == "truncated":
         file.write_bytes(content[:-10])
@@ -111,7 +109,7 @@ def test_a_damaged_shard_is_named_and_read_again(damage, run, whole):
     ],
 )
 def test_other_settings_on_the_same_folder_are_refused(changes, message, run):
-    before = [file.read_bytes() for file in shards_of(run)]
+    before = [file.read_bytes() for file in batches_of(run)]
     module = random_module(changes.get("model", "llama"))
     if "weights" in changes:
         module.model.layers[1].mlp.up_proj.weight.data[0, 0] += 1
@@ -121,7 +119,7 @@ def test_other_settings_on_the_same_folder_are_refused(changes, message, run):
     settings = {name: changes.get(name, value) for name, value in SETTINGS.items()}
     with pytest.raises(ValueError, match=message):
         read_layers(open_model((module, TOKENIZER)), questions, resume=run, **settings)
-    assert [file.read_bytes() for file in shards_of(run)] == before
+    assert [file.read_bytes() for file in batches_of(run)] == before
 
 
 def test_a_folder_with_other_files_is_no_run(tmp_path):
@@ -150,29 +148,29 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_model_runs(tmp_path)
 
 
 def test_no_room_on_the_disk_leaves_the_finished_batches(tmp_path, whole):
-    """The system refuses to let a file grow past a limit: the residuals' shards are too large."""
+    """The system refuses to let a file grow past a limit: the residuals are too large."""
     folder = tmp_path / "run"
     code = (
         "import resource, sys; sys.path.insert(0, 'tests'); from support import killed\n"
-        "from calib.reading._checkpoint import Shards\n"
-        "write, left = Shards.write, [3]  # this many batches find room\n"
+        "from calib.reading._checkpoint import Checkpoint\n"
+        "write, left = Checkpoint.write, [3]  # this many batches find room\n"
         "def limited(self, *arguments):\n"
         "    left[0] -= 1\n"
         "    if left[0] < 0: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         "    write(self, *arguments)\n"
-        "Shards.write = limited\n"
+        "Checkpoint.write = limited\n"
         f"killed.read({str(folder)!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "cannot be written (File too large); finished batches are intact" in done.stderr
-    assert len(shards_of(folder)) == 3
+    assert len(batches_of(folder)) == 3
     assert not list(folder.glob("*.partial"))  # no half batch lies about
     same(read(folder), whole)
 
 
 def test_a_batch_that_was_not_written_is_not_there(tmp_path):
-    shards = Shards(tmp_path, {})
-    shards.write(1, {"logits": np.arange(3.0)})
-    assert shards.read(0) is None
-    np.testing.assert_array_equal(shards.read(1)["logits"], np.arange(3.0))
+    checkpoint = Checkpoint(tmp_path, {})
+    checkpoint.write(1, {"logits": np.arange(3.0)})
+    assert checkpoint.read(0) is None
+    np.testing.assert_array_equal(checkpoint.read(1)["logits"], np.arange(3.0))

@@ -8,11 +8,8 @@ import torch
 from datasets import Dataset
 from support.architectures import CONFIGS, N_LAYERS, TOKENIZER, random_module
 
-from calib.models.logit_lens import lens
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts, option_tokens
-from calib.reading.reading import Reading, read_layers
+from calib import Reading, build_prompts, lens, load_questions, open_model, read_layers
+from calib.questions import option_tokens
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +92,15 @@ def test_batch_composition_changes_nothing(name):
     np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
-def test_a_reading_knows_its_questions_and_its_origin(questions):
+def test_a_reading_knows_its_questions_and_its_provenance(questions):
     model = open_model((random_module("llama"), TOKENIZER))
     reading = read_layers(model, questions, shots=1)
     assert reading.labels.tolist() == list(questions["answer"])
     assert reading.subjects.tolist() == list(questions["subject"])
     np.testing.assert_array_equal(reading.posterior, questions["posterior"])
-    assert reading.origin["architecture"] == "LlamaForCausalLM"
-    assert (reading.origin["questions"], reading.origin["shots"]) == ("almanac", 1)
-    versions = (reading.origin["versions"]["torch"], torch.__version__)
+    assert reading.provenance["architecture"] == "LlamaForCausalLM"
+    assert (reading.provenance["questions"], reading.provenance["shots"]) == ("almanac", 1)
+    versions = (reading.provenance["versions"]["torch"], torch.__version__)
     bare, imported = (version.partition("+")[0] for version in versions)  # +cpu, or the CUDA's
     assert bare == imported
     assert (len(reading), reading.n_layers) == (12, 3)
@@ -135,7 +132,7 @@ def test_a_saved_reading_comes_back_whole(reading, tmp_path):
     for name in ("logits", "labels", "subjects", "posterior"):
         np.testing.assert_array_equal(getattr(again, name), getattr(reading, name))
     np.testing.assert_array_equal(again.residuals[2], reading.residuals[2])
-    assert again.origin == reading.origin
+    assert again.provenance == reading.provenance
 
 
 def test_a_truncated_or_altered_reading_is_refused(reading, tmp_path):
@@ -165,5 +162,5 @@ def test_a_reading_of_another_format_is_refused(reading, tmp_path):
     reading.save(tmp_path)
     about = tmp_path / "reading.json"
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
-    with pytest.raises(ValueError, match="has format 99, this version reads format 1"):
+    with pytest.raises(ValueError, match="has format 99, this version reads format 2"):
         Reading.load(tmp_path)

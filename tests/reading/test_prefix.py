@@ -1,18 +1,15 @@
-"""Prompts that share their beginning read the same as prompts that are run whole."""
+"""Prompts that share their prefix read the same as prompts that are run whole."""
 
 import numpy as np
 import pytest
 import torch
 from support.architectures import CONFIGS, TOKENIZER, random_module
 
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts, option_tokens
-from calib.reading import _forward as tracing
-from calib.reading import reading as reading_module
+from calib import build_prompts, load_questions, open_model, read_layers
+from calib.questions import option_tokens
 from calib.reading._batches import plan_batches
-from calib.reading._forward import can_share, read_batch, run_beginning
-from calib.reading.reading import read_layers
+from calib.reading._forward import read_streams
+from calib.reading._prefix import can_share, run_prefix
 
 # Attention that looks back less far than the exemplars reach.
 WINDOWS = {
@@ -29,18 +26,18 @@ def questions():
 
 
 def whole_and_shared(module, questions, monkeypatch):
-    """Readings without and with shared beginnings, and the planned batches of both."""
+    """Readings without and with shared prefixes, and the planned batches of both."""
     model = open_model((module, TOKENIZER))
     plans = []
 
-    def watched(*arguments):
-        plans.append(plan_batches(*arguments))
+    def watched(*arguments, **room):
+        plans.append(plan_batches(*arguments, **room))
         return plans[-1]
 
-    monkeypatch.setattr(reading_module, "plan_batches", watched)
+    monkeypatch.setattr("calib.reading._run.plan_batches", watched)
     settings = {"shots": 3, "batch_tokens": 1000, "keep_residuals": range(4)}
     shared = read_layers(model, questions, **settings)
-    monkeypatch.setattr(reading_module, "can_share", lambda _: False)
+    monkeypatch.setattr("calib.reading._run.can_share", lambda _: False)
     whole = read_layers(model, questions, **settings)
     return whole, shared, plans
 
@@ -52,7 +49,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_shared_beginning_changes_no_number(name, questions, monkeypatch):
+def test_a_shared_prefix_changes_no_number(name, questions, monkeypatch):
     whole, shared, (with_sharing, without) = whole_and_shared(
         random_module(name), questions, monkeypatch
     )
@@ -69,28 +66,29 @@ def test_nor_where_attention_does_not_reach_back_to_it(name, questions, monkeypa
     close(whole, shared)
 
 
-def test_the_beginning_is_run_once_a_subject(questions, monkeypatch):
+def test_the_prefix_is_run_once_a_subject(questions, monkeypatch):
     run = []
 
     def watched(model, prompts):
         run.append(len(prompts[0]))
-        return run_beginning(model, prompts)
+        return run_prefix(model, prompts)
 
-    monkeypatch.setattr(tracing, "run_beginning", watched)
+    for module in ("_prefix", "_run"):  # the question whether it can, and the run itself
+        monkeypatch.setattr(f"calib.reading.{module}.run_prefix", watched)
     model = open_model((random_module("llama"), TOKENIZER))
     read_layers(model, questions, shots=3, batch_tokens=1000)
     assert run[0] == 2  # of the five tokens that ask whether the model can
     assert len(run) == 3
 
 
-def test_a_beginning_is_not_changed_by_those_who_share_it():
+def test_a_prefix_is_not_changed_by_those_who_share_it():
     model = open_model((random_module("llama"), TOKENIZER))
-    beginning = run_beginning(model, [[5, 3, 2, 9, 8]])
-    before = [layer.keys.clone() for layer in beginning.layers]
-    first = read_batch(model, [[7, 1], [4]], [0, 1], beginning=beginning)["logits"]
-    again = read_batch(model, [[7, 1], [4]], [0, 1], beginning=beginning)["logits"]
-    assert beginning.get_seq_length() == 5
-    assert all(torch.equal(a, b.keys) for a, b in zip(before, beginning.layers, strict=True))
+    prefix = run_prefix(model, [[5, 3, 2, 9, 8]])
+    before = [layer.keys.clone() for layer in prefix.layers]
+    first = read_streams(model, [[7, 1], [4]], [0, 1], prefix=prefix)["logits"]
+    again = read_streams(model, [[7, 1], [4]], [0, 1], prefix=prefix)["logits"]
+    assert prefix.get_seq_length() == 5
+    assert all(torch.equal(a, b.keys) for a, b in zip(before, prefix.layers, strict=True))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
 
 
@@ -99,9 +97,9 @@ def test_padding_stands_where_no_prompt_sees_it(questions):
     letters = option_tokens(TOKENIZER, 4)
     prompts = TOKENIZER(build_prompts(questions))["input_ids"]
     prompts = [prompt[:n] for prompt, n in zip(prompts, range(3, 23), strict=True)]
-    together = read_batch(model, prompts, letters)["logits"]
+    together = read_streams(model, prompts, letters)["logits"]
     for prompt, logits in zip(prompts, together, strict=True):
-        alone = read_batch(model, [prompt], letters)["logits"][0]
+        alone = read_streams(model, [prompt], letters)["logits"][0]
         torch.testing.assert_close(logits, alone, rtol=0, atol=1e-5)
 
 
@@ -109,15 +107,23 @@ def test_a_model_with_a_state_takes_the_plain_road():
     model = open_model((random_module("llama"), TOKENIZER))
     assert can_share(model)
     model.module._is_stateful = True
+    model._facts.clear()  # to be asked again
     assert not can_share(model)
 
 
 def test_a_kind_of_layer_not_known_here_takes_the_plain_road():
-    module = random_module("qwen3")
-    model = open_model((module, TOKENIZER))
+    model = open_model((random_module("qwen3"), TOKENIZER))
     assert can_share(model)
-    module.config.layer_types[1] = "linear_attention"
+    model.module.config.layer_types[1] = "linear_attention"
+    model._facts.clear()
     assert not can_share(model)
+
+
+def test_whether_a_model_can_is_asked_once(monkeypatch):
+    model = open_model((random_module("llama"), TOKENIZER))
+    assert can_share(model)
+    monkeypatch.setattr("calib.reading._prefix.run_prefix", lambda *_: pytest.fail("asked again"))
+    assert can_share(model)
 
 
 def test_a_model_that_counts_positions_anew_takes_the_plain_road():

@@ -7,12 +7,9 @@ import pytest
 import torch
 from support.architectures import CONFIGS, N_LAYERS, TOKENIZER, random_module
 
-from calib import metrics
-from calib.arrays import softmax
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.reading.reading import read_layers
-from calib.recalibration.clipping import FeatureClipping, final_features
+from calib import load_questions, metrics, open_model, read_layers
+from calib.metrics import softmax
+from calib.recalibration import FeatureClipping, final_features
 
 ROWS, BIAS = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]), np.array([0.5, 0.0])
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2}

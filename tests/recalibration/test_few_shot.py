@@ -5,11 +5,9 @@ import pytest
 from scipy.special import expit
 
 from calib import metrics
-from calib.arrays import softmax
-from calib.recalibration.curve import Curve, log_odds
-from calib.recalibration.few_shot import FewShot
-from calib.recalibration.mixtures import draw_mixtures
-from calib.recalibration.temperature import Temperature
+from calib.metrics import softmax
+from calib.recalibration import Curve, FewShot, Temperature, draw_mixtures
+from calib.recalibration.curve import log_odds
 
 BOASTFUL, SHY = 0.4, 2.0  # what the log-odds of each subject's confidence must be multiplied by
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from calib import metrics
-from calib.arrays import softmax
-from calib.recalibration.g_layers import GLayers, make_network, split
-from calib.recalibration.temperature import Temperature
+from calib.metrics import softmax
+from calib.recalibration import GLayers, Temperature
+from calib.recalibration.g_layers import make_network, split
 
 
 def problem(n=1000, seed=0, scale=2.5, prefer=0.0):

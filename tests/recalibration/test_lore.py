@@ -7,11 +7,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from calib import metrics
-from calib.arrays import softmax
-from calib.metrics.local import Projection, kernel
-from calib.recalibration import lore
-from calib.recalibration.lore import LoRe
-from calib.recalibration.top_label import HistogramBinning
+from calib.metrics import Projection, kernel, softmax
+from calib.recalibration import HistogramBinning, LoRe, lore
 
 TWO_GROUPS = [[0.0], [0.0], [9.0], [9.0]]
 

@@ -5,19 +5,24 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from support.properties import arrays, given, settings, st
 
 from calib import metrics
-from calib.arrays import softmax
-from calib.recalibration.clipping import FeatureClipping
-from calib.recalibration.few_shot import FewShot
-from calib.recalibration.g_layers import GLayers
-from calib.recalibration.lore import LoRe
-from calib.recalibration.option_prior import BatchCalibration, ContextualCalibration, PriDe
-from calib.recalibration.temperature import Temperature
-from calib.recalibration.top_label import HistogramBinning, Isotonic, TopLabel, spread
+from calib.metrics import softmax
+from calib.recalibration import (
+    BatchCalibration,
+    ContextualCalibration,
+    FeatureClipping,
+    FewShot,
+    GLayers,
+    HistogramBinning,
+    Isotonic,
+    LoRe,
+    PriDe,
+    Temperature,
+    spread,
+)
+from calib.recalibration.top_label import TopLabel
 
 N, OPTIONS, WIDTH = 200, 4, 6
 ROWS = np.random.default_rng(7).normal(size=(OPTIONS, WIDTH))

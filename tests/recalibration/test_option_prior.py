@@ -4,18 +4,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from calib import metrics
-from calib.arrays import softmax
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts
-from calib.reading.reading import read_layers
-from calib.recalibration.option_prior import (
-    BatchCalibration,
-    ContextualCalibration,
-    PriDe,
-    content_free,
-)
+from calib import build_prompts, load_questions, metrics, open_model, read_layers
+from calib.metrics import softmax
+from calib.questions import content_free
+from calib.recalibration import BatchCalibration, ContextualCalibration, PriDe
 
 PRIOR = np.array([0.4, 0.3, 0.2, 0.1])
 METHODS = [BatchCalibration(), ContextualCalibration(), PriDe()]

@@ -9,8 +9,8 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from calib import metrics
-from calib.arrays import softmax
-from calib.recalibration.temperature import Temperature
+from calib.metrics import softmax
+from calib.recalibration import Temperature
 
 
 def overconfident(n=600, scale=3.0, seed=0):
@@ -217,7 +217,7 @@ def test_of_a_failed_fit_no_value_is_left():
         ([[[4.0, 0.0]]], [0], ValueError, r"logits have shape \(1, 1, 2\)"),
         ([[4.0, np.nan]], [0], ValueError, "logits must be finite"),
         ([[4.0, -np.inf]], [0], ValueError, "logits must be finite"),
-        ([[4.0, 0.0]] * 3, [0, 1], ValueError, r"labels have shape \(2,\), .* entry a question"),
+        ([[4.0, 0.0]] * 3, [0, 1], ValueError, r"labels have shape \(2,\), .* one label per q"),
         ([[4.0, 0.0]], [[0.5, 0.3, 0.2]], ValueError, r"target has shape \(1, 3\); .* \(1, 2\) it"),
         ([[4.0, 0.0]], 0, ValueError, r"labels have shape \(\)"),
         ([[4.0, 0.0]], None, ValueError, "is fitted on labels"),

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from recomputed import basics as plain
 
-from calib.questions.load import category_of, load_questions
+from calib import load_questions
+from calib.questions import category_of
 
 
 class Laboratory:

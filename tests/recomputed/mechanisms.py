@@ -8,9 +8,8 @@ import torch
 from recomputed import basics as plain
 from recomputed.steering import BASE, TUNED, unit
 
+from calib import load_questions, open_model
 from calib.mechanisms import fit_tuned_lens
-from calib.models.open import open_model
-from calib.questions.load import load_questions
 
 COMPONENTS = ("attention_7", "MLP_7", "attention_8", "MLP_8")
 

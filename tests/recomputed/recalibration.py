@@ -8,8 +8,7 @@ from recomputed.steering import unit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import RidgeCV
 
-from calib.recalibration.few_shot import FewShot
-from calib.recalibration.mixtures import draw_mixtures
+from calib.recalibration import FewShot, draw_mixtures
 
 FAVOUR = np.array([np.log(3), 0, 0, 0])
 

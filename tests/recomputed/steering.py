@@ -7,8 +7,8 @@ from recomputed import basics as plain
 from recomputed.laboratory import Few, Laboratory
 from sklearn.linear_model import RidgeCV
 
-from calib.models.open import open_model
-from calib.steering.gradient import gradient_direction
+from calib import open_model
+from calib.steering import gradient_direction
 
 STRENGTHS = np.linspace(-2, 2, 21)
 TUNED, BASE = "almanac-tuned", "almanac"

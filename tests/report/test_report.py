@@ -1,4 +1,4 @@
-"""The command ``python -m calib report``: its page, its numbers, and what it refuses."""
+"""The command ``calib report``: its page, its numbers, and what it refuses."""
 
 import base64
 import json
@@ -11,23 +11,24 @@ import sys
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
 from scipy.stats import binomtest
 from support.architectures import TOKENIZER, random_module
 from support.browser import Visit
 from support.readings import planted
 
-from calib import metrics
+from calib import Reading, evolve, load_questions, metrics, open_model, read_layers
 from calib.__main__ import main
-from calib.analysis.phases import METRICS, Correction, Evolution, as_table, evolve
-from calib.analysis.subjects import calibrated_ece
+from calib.analysis import Correction, Evolution, calibrated_ece
+from calib.analysis.phases import METRICS
 from calib.metrics import Interval
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.reading.reading import Reading, read_layers
+from calib.metrics.intervals import columns_of
+from calib.report import finding
 from calib.report.html import COLUMNS, render
-from calib.report.text import finding, interval_text, number_text
+from calib.report.text import interval_text, number_text
+
+BeautifulSoup = pytest.importorskip("bs4").BeautifulSoup
 
 LIMIT, SEED = 100, 3
 
@@ -92,7 +93,9 @@ def test_the_command_writes_a_page_and_says_what_it_found(done, page):
     said, where = process.stdout.splitlines()
     assert where == os.path.join("deep", "mine", "index.html")
     assert said == page.select_one(".finding").get_text()
-    assert said.startswith("The accuracy of almanac leaves chance at layer 5 and is settled from")
+    assert said.startswith(
+        "The accuracy of almanac leaves the baseline at layer 5 and is settled from"
+    )
     files = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
     names = ("index.html", "reading/reading.json", "reading/reading.safetensors")
     assert files == {os.path.join("deep", "mine", *name.split("/")) for name in names}
@@ -176,11 +179,11 @@ def test_the_page_says_what_it_was_made_with(page, reading):
     told = {
         dt.get_text(): " ".join(dt.find_next("dd").get_text().split()) for dt in told.select("dt")
     }
-    assert told["command"] == "python -m calib report almanac --limit 100 --seed 3 --out deep/mine"
+    assert told["command"] == "calib report almanac --limit 100 --seed 3 --out deep/mine"
     assert told["model"] == told["questions"] == "almanac"
     assert (told["architecture"], told["dtype"]) == ("LlamaForCausalLM", "float32")
-    assert (told["shots"], told["prompt"]) == ("0", reading.origin["prompt"])
-    for package, version in reading.origin["versions"].items():
+    assert (told["shots"], told["prompt"]) == ("0", reading.provenance["prompt"])
+    for package, version in reading.provenance["versions"].items():
         assert f"{package} {version}" in told["versions"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", told["date"])
     assert told["measured with"] == "10 bins of equal width, 1,000 resamples, seed 3"
@@ -284,7 +287,7 @@ def test_an_interrupted_report_goes_on_where_it_was(own, monkeypatch, capsys):
     assert sorted((own / "interrupted/run").glob("*.safetensors")) == shards
     with monkeypatch.context() as patch:
         patch.setattr(
-            "calib.reading._forward.read_batch", lambda *_: pytest.fail("it was read already")
+            "calib.reading._forward.read_streams", lambda *_: pytest.fail("it was read already")
         )
         main(arguments)
     assert not (own / "interrupted/run").exists()
@@ -310,7 +313,8 @@ def test_an_error_that_is_not_the_inputs_keeps_its_traceback(own, monkeypatch, t
 
 def evolution_of(onset, decision, correction=None, layers=6):
     interval = Interval(np.zeros(layers), np.zeros(layers), np.zeros(layers), None)
-    return Evolution(as_table({m: interval for m in METRICS}), 0.25, onset, decision, correction)
+    table = pd.DataFrame(columns_of({m: interval for m in METRICS})).rename_axis("layer")
+    return Evolution(table, 0.25, onset, decision, correction)
 
 
 FALL = Correction(3, 5, 0.2, 0.1, 0.3, -0.01, -0.02, 0.004)
@@ -321,42 +325,42 @@ FALL = Correction(3, 5, 0.2, 0.1, 0.3, -0.01, -0.02, 0.004)
     [
         (
             evolution_of(2, 3, FALL),
-            "The accuracy of m leaves chance at layer 2 and is settled from layer 3 on; then comes "
-            "a correction phase: from layer 3 to layer 5, the last, ECE falls by "
+            "The accuracy of m leaves the baseline at layer 2 and is settled from layer 3 on; then "
+            "comes a correction phase: from layer 3 to layer 5, the last, ECE falls by "
             "0.200 [0.100, 0.300], while accuracy changes by −0.010 [−0.020, 0.004].",
         ),
         (
             evolution_of(3, 3),
-            "The accuracy of m leaves chance at layer 3 and is settled from there on; after that "
-            "ECE does not fall by more than chance: no correction phase was found.",
+            "The accuracy of m leaves the baseline at layer 3 and is settled from there on; after "
+            "that ECE does not fall by more than chance: no correction phase was found.",
         ),
         (
             evolution_of(2, 5),
-            "The accuracy of m leaves chance at layer 2 and is settled only at layer 5, the last, "
-            "so no layer is left for a correction: no correction phase was found.",
+            "The accuracy of m leaves the baseline at layer 2 and is settled only at layer 5, the "
+            "last, so no layer is left for a correction: no correction phase was found.",
         ),
         (
             evolution_of(5, 5),
-            "The accuracy of m leaves chance at layer 5, the last, and is settled only there, "
-            "so no layer is left for a correction: no correction phase was found.",
+            "The accuracy of m leaves the baseline at layer 5, the last, and is settled only "
+            "there, so no layer is left for a correction: no correction phase was found.",
         ),
         (
             evolution_of(4, 1),
-            "The accuracy of m is within 2 points of its last value from layer 1 on, and above "
-            "chance for good from layer 4 on; after that ECE does not fall by more than chance: "
+            "The accuracy of m is within 2 points of its last value from layer 1 on, and above the "
+            "baseline for good from layer 4 on; after that ECE does not fall by more than chance: "
             "no correction phase was found.",
         ),
         (
             evolution_of(None, 0),
-            "At the last layer the accuracy of m is not reliably above chance: no onset was found, "
-            "so the decision marked at layer 0 means little, and no correction phase was found "
-            "either.",
+            "At the last layer the accuracy of m is not reliably above the baseline: no onset was "
+            "found, so the decision marked at layer 0 means little, and no correction phase was "
+            "found either.",
         ),
         (
             evolution_of(None, 1, FALL),
-            "At the last layer the accuracy of m is not reliably above chance: no onset was found, "
-            "so the decision marked at layer 1 means little, and so does it that from layer 3 to "
-            "layer 5, the last, ECE falls by 0.200 [0.100, 0.300].",
+            "At the last layer the accuracy of m is not reliably above the baseline: no onset was "
+            "found, so the decision marked at layer 1 means little, and so does it that from layer "
+            "3 to layer 5, the last, ECE falls by 0.200 [0.100, 0.300].",
         ),
     ],
 )
@@ -452,7 +456,7 @@ def check_refused(arguments, words, capsys):
     assert stopped.value.code == 2
     told = capsys.readouterr()
     assert told.out == ""
-    assert re.fullmatch(rf"python -m calib: .*{words}.*\n", told.err)
+    assert re.fullmatch(rf"calib: .*{words}.*\n", told.err)
     return told.err
 
 
@@ -476,7 +480,7 @@ def test_a_folder_whose_model_does_not_open_is_named(
     told = check_refused(
         ["report", "broken", *ONLY], f"'broken' cannot be opened .*{words}", capsys
     )
-    assert "hub" not in told.removeprefix("python -m calib: ").replace("github", "")
+    assert "hub" not in told.removeprefix("calib: ").replace("github", "")
     assert not (tmp_path / "report-broken").exists()
 
 
@@ -489,7 +493,7 @@ def test_a_prompt_longer_than_the_context_is_told_in_one_line(own, tmp_path, mon
         main(["report", str(own / "my <own> model"), "--questions", "long"])
     assert stopped.value.code == 2
     told = capsys.readouterr().err.splitlines()[-1]  # bars of the loading may stand above
-    assert re.fullmatch(r"python -m calib: the prompt of question 0 has 6\d\d tokens.*", told)
+    assert re.fullmatch(r"calib: the prompt of question 0 has 6\d\d tokens.*", told)
     assert not (tmp_path / "report-my-own-model").exists()
 
 
@@ -513,7 +517,7 @@ def test_remote_is_passed_on(tmp_path, monkeypatch, capsys):
 def test_the_process_ends_with_2_and_one_line(tmp_path):
     done = run("report", "almanac", "--shots", "six", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "python -m calib: argument --shots: invalid int value: 'six'\n"
+    assert done.stderr == "calib: argument --shots: invalid int value: 'six'\n"
 
 
 def test_the_help_names_every_option_and_is_quick(tmp_path):
@@ -526,5 +530,5 @@ def test_the_help_names_every_option_and_is_quick(tmp_path):
     text, modules = done.stdout.rsplit("\n{", 1)
     options = "--questions --shots --category --limit --remote --out --seed".split()
     assert [option for option in options if f"\n  {option} " not in text] == []
-    assert "python -m calib report almanac\n" in text
+    assert "calib report almanac\n" in text
     assert "'torch'" not in modules and "'numpy'" not in modules

@@ -6,11 +6,10 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import binom
+from support.properties import given, settings, st
 
-from calib.sampling.capability import allocate, capability_brier, expected_pass_at_k, pass_at_k
+from calib.sampling import allocate, capability_brier, expected_pass_at_k, pass_at_k
 
 # pass@k
 

@@ -5,16 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import entropy
+from support.properties import given, st
 
-from calib.sampling.consistency import (
-    agreement,
-    entropy_consistency,
-    first_second_distance,
-    majority,
-)
+from calib.sampling import agreement, entropy_consistency, first_second_distance, majority
 
 MEASURES = (agreement, entropy_consistency, first_second_distance)
 

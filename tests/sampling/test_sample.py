@@ -9,10 +9,10 @@ from datasets import Dataset
 from scipy.stats import chisquare
 from support.architectures import TOKENIZER, random_module
 
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import format_open_question, tokenize
-from calib.sampling.sample import Samples, draw_answers, normalise, sample_answers
+from calib import load_questions, open_model, sample_answers
+from calib.questions import format_open_question, tokenize
+from calib.sampling import Samples
+from calib.sampling.sample import draw_answers, normalise
 
 END = TOKENIZER.eos_token_id
 (LINE_END,) = TOKENIZER("\n")["input_ids"]
@@ -202,7 +202,7 @@ def test_answers_of_one_token_cost_one_pass_a_batch(almanac, questions, passes):
     assert (set(passes), len(passes)) == (expected, len(expected))
 
 
-def test_a_later_pass_has_a_row_for_each_beginning_and_one_token(almanac, questions, passes):
+def test_a_later_pass_has_a_row_for_each_prefix_and_one_token(almanac, questions, passes):
     """And none for answers that have ended."""
     some = questions.select([0])
     (prompt,) = tokenize(TOKENIZER, [format_open_question(some[0])])
@@ -327,7 +327,9 @@ def test_without_questions_there_is_nothing_to_ask(unused, questions):
 
 def test_a_remote_model_is_refused(unused, questions):
     remote = replace(unused, remote=True, name="tiny/llama")
-    with pytest.raises(ValueError, match=r"tiny/llama is remote, .* open the model on this mac"):
+    with pytest.raises(
+        ValueError, match="tiny/llama are on the server, and a server keeps no keys"
+    ):
         sample_answers(remote, questions, 3)
 
 

@@ -7,22 +7,18 @@ from sklearn.linear_model import Ridge, RidgeCV
 from support.architectures import TOKENIZER, random_module
 from support.planted import AXIS, MARGIN, planted_model, planted_questions
 
-from calib import metrics
-from calib.arrays import softmax
+from calib import Reading, load_questions, metrics, open_model, read_branches, read_layers
 from calib.mechanisms import unembedding_null_space
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.reading.reading import Reading, read_layers
-from calib.recalibration.temperature import Temperature
-from calib.steering.directions import (
+from calib.metrics import softmax
+from calib.recalibration import Temperature
+from calib.steering import (
     confidence_regression,
     correction_difference,
+    difference_in_means,
+    gradient_direction,
     make_direction,
     random_direction,
-    wrong_minus_right,
 )
-from calib.steering.gradient import gradient_direction
-from calib.steering.interventions import read_branches
 
 
 def reading_of(confidence, right, residuals):
@@ -80,9 +76,9 @@ def test_wrong_minus_right_by_hand():
     residuals[:15, 1] = residuals[20:25, 2] = 1
     residuals[:20, 0] = residuals[40:, 3] = 100
     reading = reading_of(confidence, right, {1: residuals})
-    direction = wrong_minus_right(reading, 1, n_bins=3)
+    direction = difference_in_means(reading, 1, n_bins=3)
     np.testing.assert_allclose(direction.vector, [0, 0.5**0.5, 0.5**0.5, 0], atol=1e-15)
-    assert direction.name == "wrong minus right"
+    assert direction.name == "difference in means"
 
 
 def test_wrong_minus_right_weighs_bins_by_their_questions():
@@ -91,7 +87,7 @@ def test_wrong_minus_right_weighs_bins_by_their_questions():
     wrong = np.tile([True, False], 21)[:41]
     residuals[:21, 0], residuals[21:, 1] = wrong[:21], wrong[21:]
     reading = reading_of(np.repeat([0.6, 0.9], [21, 20]), ~wrong, {1: residuals})
-    vector = wrong_minus_right(reading, 1, n_bins=2).vector
+    vector = difference_in_means(reading, 1, n_bins=2).vector
     np.testing.assert_allclose(vector, [21 / 29, 20 / 29], atol=1e-15)  # 20, 21, 29: a right angle
 
 
@@ -125,7 +121,7 @@ def test_wrong_minus_right_finds_its_axis_and_is_not_fooled_by_confidence(plante
         stream[~right].mean(axis=0) - stream[right].mean(axis=0), 1, planted, "without bins"
     )
     assert cosine(plain, CONFIDENCE) < -0.7  # what there is to be fooled by
-    assert cosine(wrong_minus_right(planted, 1), WRONG) > 0.99
+    assert cosine(difference_in_means(planted, 1), WRONG) > 0.99
 
 
 def test_correction_difference_finds_the_axis_of_the_change(planted):
@@ -167,7 +163,7 @@ def test_the_seed_decides_the_random_direction(planted):
 
 FITS = {
     "correction difference": lambda reading: correction_difference(reading, 1, 2),
-    "wrong minus right": lambda reading: wrong_minus_right(reading, 1),
+    "difference in means": lambda reading: difference_in_means(reading, 1),
     "confidence regression": lambda reading: confidence_regression(reading, 1),
     "random 0": lambda reading: random_direction(reading, 1, 0),
 }
@@ -235,7 +231,7 @@ def test_a_layer_that_was_not_kept_is_refused_by_all(layer, message):
     for fit in (
         lambda: make_direction([1, 0, 0], layer, reading, "by hand"),
         lambda: direction.at(layer, reading),
-        lambda: wrong_minus_right(reading, layer),
+        lambda: difference_in_means(reading, layer),
         lambda: confidence_regression(reading, layer),
         lambda: random_direction(reading, layer, 0),
         lambda: correction_difference(reading, min(layer, 1), max(layer, 1)),
@@ -257,16 +253,16 @@ def test_too_few_answers_of_a_kind_are_refused(n_right, message):
     confidence, right = np.full(60, 0.75), np.arange(60) < n_right
     stream = np.random.default_rng(0).normal(size=(60, 3))
     with pytest.raises(ValueError, match=f"{message}; a mean needs at least 20: use more"):
-        wrong_minus_right(reading_of(confidence, right, {1: stream}), 1)
+        difference_in_means(reading_of(confidence, right, {1: stream}), 1)
     enough = np.arange(60) < np.clip(n_right, 20, 40)
-    assert wrong_minus_right(reading_of(confidence, enough, {1: stream}), 1).layer == 1
+    assert difference_in_means(reading_of(confidence, enough, {1: stream}), 1).layer == 1
 
 
 def test_where_confidence_tells_wrong_from_right_entirely_nothing_is_left():
     right = np.arange(40) < 20
     reading = reading_of(np.where(right, 0.9, 0.6), right, {1: np.eye(40)})
-    with pytest.raises(ValueError, match="wrong minus right is zero, and zero points nowhere"):
-        wrong_minus_right(reading, 1)
+    with pytest.raises(ValueError, match="difference in means is zero, and zero points nowhere"):
+        difference_in_means(reading, 1)
 
 
 def test_a_regression_on_too_few_questions_is_refused(planted):

@@ -10,17 +10,21 @@ import torch
 from datasets import Dataset
 from support.architectures import CONFIGS, D_MODEL, N_LAYERS, TOKENIZER, random_module
 
-from calib import metrics
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts, option_tokens
-from calib.reading._tree_attention import can_branch, read_siblings
-from calib.reading.reading import Reading, read_layers
-from calib.steering import interventions as branches_module
-from calib.steering.directions import Direction
-from calib.steering.evaluation import try_directions
-from calib.steering.interventions import read_branches
-from calib.steering.sweeps import Sweep, steer, sweep
+from calib import (
+    Reading,
+    build_prompts,
+    load_questions,
+    metrics,
+    open_model,
+    read_branches,
+    read_layers,
+    steer,
+    sweep,
+    try_directions,
+)
+from calib.questions import option_tokens
+from calib.reading._tree_attention import can_branch, read_tree
+from calib.steering import Direction, Sweep, interventions
 
 LETTERS = option_tokens(TOKENIZER, 4)
 SCALE = 4.0
@@ -68,11 +72,11 @@ def passes(monkeypatch):
     """How many prompts and branches went through each pass that had branches."""
     made = []
 
-    def watched(model, prompts, tokens, layers, vectors, beginning=None):
-        made.append((len(prompts), len(layers), 0 if beginning is None else len(beginning)))
-        return read_siblings(model, prompts, tokens, layers, vectors, beginning)
+    def watched(model, prompts, tokens, layers, vectors, prefix=None):
+        made.append((len(prompts), len(layers), 0 if prefix is None else len(prefix)))
+        return read_tree(model, prompts, tokens, layers, vectors, prefix)
 
-    monkeypatch.setattr(branches_module, "read_siblings", watched)
+    monkeypatch.setattr(interventions, "read_tree", watched)
     return made
 
 
@@ -105,7 +109,7 @@ def hooked(module, layer, vector, places=slice(-1, None)):
 
 
 def pushed_passes(module, prompts, branches, places=slice(-1, None)):
-    """Option logits ``[branches, questions, options]``: one prompt a pass, without padding."""
+    """Option logits ``[branches, questions, options]``: one prompt per pass, without padding."""
     logits = []
     for along, strength in branches:
         with hooked(module, along.layer, strength * SCALE * along.vector, places), torch.no_grad():
@@ -164,17 +168,17 @@ def test_so_are_they_where_every_position_is_pushed(name, shots, few_subjects, p
 def test_exemplars_are_shared_and_change_no_number(name, few_subjects, passes, monkeypatch):
     model = opened(name)
     branches = [BRANCHES[i] for i in (0, 1, 2, 5)]
-    beginnings, read_batch = [], branches_module.read_batch
+    prefixes, read_streams = [], interventions.read_streams
 
-    def watched(model, prompts, tokens, keep, beginning, push):
-        beginnings.append(beginning)
-        return read_batch(model, prompts, tokens, keep, beginning, push)
+    def watched(model, prompts, tokens, keep, prefix, push):
+        prefixes.append(prefix)
+        return read_streams(model, prompts, tokens, keep, prefix, push)
 
-    monkeypatch.setattr(branches_module, "read_batch", watched)
+    monkeypatch.setattr(interventions, "read_streams", watched)
     shared = read_branches(model, few_subjects, branches, shots=2)
-    monkeypatch.setattr(branches_module, "can_share", lambda _: False)
+    monkeypatch.setattr("calib.reading._run.can_share", lambda _: False)
     if name == "bloom":
-        assert len(beginnings) == 8 and None not in beginnings
+        assert len(prefixes) == 8 and None not in prefixes
     else:
         assert passes == [(9, 4, N_LAYERS), (3, 4, N_LAYERS)]
     whole = read_branches(model, few_subjects, branches, shots=2)
@@ -204,6 +208,7 @@ def test_a_model_with_a_state_takes_the_plain_road():
     model = opened("llama")
     assert can_branch(model, range(9))
     model.module._is_stateful = True
+    model._facts.clear()  # to be asked again
     assert not can_branch(model, range(9))
 
 
@@ -211,6 +216,7 @@ def test_a_kind_of_layer_not_known_here_takes_the_plain_road():
     model = opened("qwen3")
     assert can_branch(model, range(9))
     model.module.config.layer_types[1] = "linear_attention"
+    model._facts.clear()
     assert not can_branch(model, range(9))
 
 
@@ -268,12 +274,12 @@ def test_a_branch_does_not_see_its_siblings(name, questions):
     model = open_model((module, TOKENIZER))
     layers = [0, 0, 1, 1, 2, 3]
     vectors = torch.randn(6, D_MODEL, generator=torch.Generator().manual_seed(0))
-    before = read_siblings(model, prompts, LETTERS, layers, vectors)["logits"]
+    before = read_tree(model, prompts, LETTERS, layers, vectors)["logits"]
     for i in range(6):
         others = [k for k in range(6) if k != i]
         changed = vectors.clone()
         changed[i] *= -3
-        after = read_siblings(model, prompts, LETTERS, layers, changed)["logits"]
+        after = read_tree(model, prompts, LETTERS, layers, changed)["logits"]
         assert torch.equal(after[:, others], before[:, others])
         assert (after[:, i] - before[:, i]).abs().max(dim=-1).values.min() > 1e-3
 
@@ -293,7 +299,7 @@ def test_their_order_changes_nothing(together, questions):
 
 def test_nor_does_reading_few_at_a_time(together, questions, passes, monkeypatch):
     model, logits = together
-    monkeypatch.setattr(branches_module, "MOST", 3)
+    monkeypatch.setattr("calib.reading._tree_attention.MOST", 3)
     close(read_branches(model, questions, BRANCHES), logits)
     assert passes == [(6, 3, 0), (6, 3, 0), (6, 2, 0)]
 
@@ -314,7 +320,7 @@ def test_an_interrupted_run_goes_on_to_the_same_logits(questions, passes, tmp_pa
     model = opened("llama")
     settings = {"batch_tokens": 130, "resume": tmp_path / "run"}
     whole = read_branches(model, questions, BRANCHES, batch_tokens=130)
-    batches, watched = len(passes), branches_module.read_siblings
+    batches, watched = len(passes), interventions.read_tree
     assert batches >= 4
 
     def interrupted(*arguments):
@@ -322,10 +328,10 @@ def test_an_interrupted_run_goes_on_to_the_same_logits(questions, passes, tmp_pa
             raise KeyboardInterrupt
         return watched(*arguments)
 
-    monkeypatch.setattr(branches_module, "read_siblings", interrupted)
+    monkeypatch.setattr(interventions, "read_tree", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read_branches(model, questions, BRANCHES, **settings)
-    monkeypatch.setattr(branches_module, "read_siblings", watched)
+    monkeypatch.setattr(interventions, "read_tree", watched)
     finished = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "run").glob("*.safetensors")}
     assert len(finished) == 2
     passes.clear()
@@ -451,20 +457,20 @@ def test_a_steered_reading_after_exemplars_too(everywhere, few_subjects):
 
 def test_a_steered_reading_says_so(questions, tmp_path):
     model, along = opened("llama"), direction(3, 2)
-    origin = read_layers(model, questions).origin
+    provenance = read_layers(model, questions).provenance
     steered = steer(model, questions, along, 0.5)
     pushes = [
-        steered.origin.pop("push"),
-        steer(model, questions, along, 0.6).origin["push"],
-        steer(model, questions, direction(4, 2), 0.5).origin["push"],
+        steered.provenance.pop("push"),
+        steer(model, questions, along, 0.6).provenance["push"],
+        steer(model, questions, direction(4, 2), 0.5).provenance["push"],
     ]
-    assert steered.origin == origin
+    assert steered.provenance == provenance
     assert [(push["layer"], push["everywhere"]) for push in pushes] == [(2, False)] * 3
     assert len({push["vector"] for push in pushes}) == 3
     everywhere = steer(model, questions, along, 0.5, everywhere=True)
-    assert everywhere.origin["push"] == pushes[0] | {"everywhere": True}
+    assert everywhere.provenance["push"] == pushes[0] | {"everywhere": True}
     everywhere.save(tmp_path)
-    assert Reading.load(tmp_path).origin == everywhere.origin
+    assert Reading.load(tmp_path).provenance == everywhere.provenance
 
 
 def test_another_strength_in_a_steered_runs_folder_is_refused(questions, tmp_path):

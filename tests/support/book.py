@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+# What the tests of the book import besides the library and pytest.
+NEEDED = (
+    "jupyter_book", "bs4", "nbformat", "pybtex", "playwright", "axe_playwright_python", "filelock",
+)  # fmt: skip
 ROOT = Path(__file__).parent.parent.parent
 CHAPTERS = (
     "reliability", "asking", "layers", "direction", "temperature", "mechanisms", "beyond",

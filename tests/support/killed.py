@@ -7,10 +7,8 @@ from pathlib import Path
 import torch
 from support.architectures import TOKENIZER, random_module
 
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.reading import _checkpoint as shards
-from calib.reading.reading import Reading, read_layers
+from calib import Reading, load_questions, open_model, read_layers
+from calib.reading import _checkpoint
 
 SETTINGS = {"shots": 2, "batch_tokens": 600, "keep_residuals": [1]}
 
@@ -58,7 +56,7 @@ def read_and_die(folder, moment, count):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    fsync, replace, read_batch = os.fsync, Path.replace, shards.Shards.read
+    fsync, replace, read_batch = os.fsync, Path.replace, _checkpoint.Checkpoint.read
 
     def watched_fsync(handle):
         now("before it is forced to the disk")
@@ -73,6 +71,10 @@ def read_and_die(folder, moment, count):
         now("before a batch")
         return read_batch(self, number)
 
-    shards.open = HalfWritten
-    os.fsync, Path.replace, shards.Shards.read = watched_fsync, watched_replace, watched_read
+    _checkpoint.open = HalfWritten
+    os.fsync, Path.replace, _checkpoint.Checkpoint.read = (
+        watched_fsync,
+        watched_replace,
+        watched_read,
+    )
     read(folder)

@@ -6,8 +6,8 @@ from datasets import Dataset
 from support.architectures import TOKENIZER
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from calib.models.open import open_model
-from calib.questions.prompts import build_prompts, option_tokens
+from calib import build_prompts, open_model
+from calib.questions import option_tokens
 
 AXIS, WIDTH = 5, 8  # the stream's coordinate that no letter reads, and its width
 # The corners of a tetrahedron: as far from each other as four answers can be.

@@ -10,9 +10,8 @@ from support.architectures import N_LAYERS, TOKENIZER, _llama, random_module
 from support.planted import CORNERS, WORDS, planted_questions
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
-from calib.models.open import open_model
-from calib.questions.load import load_questions
-from calib.questions.prompts import build_prompts, option_tokens
+from calib import build_prompts, load_questions, open_model
+from calib.questions import option_tokens
 
 WIDTH, AXIS, STILL = 8, 5, 4  # the stream's width, what no token reads, what holds 2 throughout
 LETTER, ENTROPY, WORD, SILENT = range(4)  # the neurons
@@ -161,7 +160,7 @@ def readout_by_hand(name, module):
 
 
 def run(module, prompts, copies=1):
-    """The model's own option logits ``[copies, prompts, 4]``: one prompt a pass, unpadded."""
+    """The model's own option logits ``[copies, prompts, 4]``: one prompt per pass, unpadded."""
     logits = []
     for prompt in prompts:
         ids = torch.tensor([TOKENIZER(prompt)["input_ids"]] * copies)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calib.reading.reading import Reading
+from calib import Reading
 
 
 def planted(accuracies, confidences, n=2000, options=4, seed=0):

@@ -1,0 +1,29 @@
+from . import analysis as analysis
+from . import figures as figures
+from . import laboratory as laboratory
+from . import losses as losses
+from . import mechanisms as mechanisms
+from . import metrics as metrics
+from . import models as models
+from . import notebook as notebook
+from . import questions as questions
+from . import reading as reading
+from . import recalibration as recalibration
+from . import report as report
+from . import sampling as sampling
+from . import steering as steering
+from .analysis import by_category as by_category
+from .analysis import evolve as evolve
+from .models import lens as lens
+from .models import open_model as open_model
+from .questions import build_prompts as build_prompts
+from .questions import load_questions as load_questions
+from .reading import Reading as Reading
+from .reading import read_layers as read_layers
+from .sampling import sample_answers as sample_answers
+from .steering import read_branches as read_branches
+from .steering import steer as steer
+from .steering import sweep as sweep
+from .steering import try_directions as try_directions
+
+__version__: str

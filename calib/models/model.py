@@ -1,0 +1,120 @@
+"""An opened model: the traced module, where its parts are, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+from calib.models.ndif import Job
+
+# Largest difference of two ways to the same numbers, over the largest of them, by type.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+@dataclass(frozen=True, eq=False)  # two are the same only if they are one
+class Model:
+    """A model opened for reading; :func:`calib.open_model` makes one.
+
+    Attributes
+    ----------
+    traced : nnsight.TransformersModel
+        Everything nnsight offers stays available through it.
+    tokenizer : transformers tokenizer
+        A copy of its own, padding on the left.
+    remote : bool
+        Whether it runs on NDIF; its ``module`` then has no weights here.
+    time_limit : float
+        Most seconds that one traced pass of a remote model may take, the server's queue included.
+    name, revision, architecture : str
+        For provenance; ``revision`` is the hub's commit where there is one, of a remote model that
+        of its configuration: the server tells none.
+    layers, norm, unembedding : str
+        Paths of the parts inside ``traced``.
+    n_layers, d_model, context : int
+        Number of blocks, width of the residual stream, longest prompt in tokens.
+    logit_scale, soft_cap : float or None
+        What the model does to its logits after the unembedding.
+    tuple_output : bool
+        Whether a block returns a tuple whose first entry is the residual stream; found by running
+        it, as is ``dtype``.
+    dtype : torch.dtype
+        Of the weights where they run.
+    """
+
+    traced: Any
+    tokenizer: Any
+    remote: bool
+    time_limit: float
+    name: str
+    revision: str
+    architecture: str
+    layers: str
+    norm: str
+    unembedding: str
+    n_layers: int
+    d_model: int
+    context: int
+    logit_scale: float | None
+    soft_cap: float | None
+    tuple_output: bool | None = None
+    dtype: torch.dtype | None = None
+    _facts: dict = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model as transformers made it."""
+        return self.traced._module
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to be; a server moves them by itself."""
+        if self.remote:
+            return torch.device("cpu")
+        return self.module.get_input_embeddings().weight.device
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference that rounding may make, over the largest number compared."""
+        return TOLERANCE[self.dtype]
+
+    def part(self, name: str) -> Any:
+        """The traced ``layers``, ``norm`` or ``unembedding``, for use inside a trace."""
+        return attrgetter(getattr(self, name))(self.traced)
+
+    def weights_of(self, name: str) -> torch.nn.Module:
+        """The same part of the module itself, to be called or read outside any trace."""
+        return attrgetter(getattr(self, name))(self.module)
+
+    def require_weights(self, what: str) -> None:
+        """Refuse a remote model for what takes its weights; ValueError says what that is.
+
+        Parameters
+        ----------
+        what : str
+            A clause: "its neurons are taken apart here".
+        """
+        if self.remote:
+            raise ValueError(
+                f"the weights of {self.name} are on the server, and {what}; open the model here"
+            )
+
+    def fact(self, name, find: Callable[[], Any]) -> Any:
+        """What is found out by running the model, such as whether it can branch: found once."""
+        if name not in self._facts:
+            self._facts[name] = find()
+        return self._facts[name]
+
+    def trace(self, **inputs) -> Any:
+        """Trace one forward pass wherever the model runs: ``with model.trace(input_ids=ids):``.
+
+        A remote model's block is shipped with the values it reads. They may be torch, numbers,
+        tensors and parts, bound to local names before; ``model.x`` would ship this class, which
+        the server does not have. What is saved comes back: ``.detach().cpu().clone()`` it, or all
+        that it is a view of comes along.
+        """
+        backend = Job(self.traced, self.time_limit) if self.remote else None
+        return self.traced.trace(**inputs, backend=backend)

@@ -1,0 +1,150 @@
+"""One run of questions through a model; every reading, of layers or of neurons, is one of these::
+
+    prepare   questions ──> prompts, and the option letters' tokens
+    plan      prompts ──> numbered batches, each with the prefix its prompts share
+    run       batch by batch: the prefix once, then the pass that the caller hands in
+    keep      each batch's arrays, on disk under its number if asked for
+              ──> arrays [questions, ...]
+
+Batches, their order and what is drawn in them are settled before the first one runs. So any of
+them can be run anywhere, in any order, and found again under its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from calib.models.model import Model
+from calib.questions.prompts import prepare
+from calib.reading._batches import Batch, plan_batches
+from calib.reading._checkpoint import Checkpoint
+from calib.reading._prefix import can_share, run_prefix
+from calib.reading._provenance import digest_of, provenance_of
+
+
+class Part(NamedTuple):
+    """What a pass is given: the prompts of one batch.
+
+    Attributes
+    ----------
+    rows : list of int
+        Their places among all prompts.
+    prompts : list of int array ``[tokens]``
+        Token ids; with a prefix, what follows it.
+    prefix : transformers Cache or None
+        Keys and values of what all of them begin with.
+    """
+
+    rows: list[int]
+    prompts: list[np.ndarray]
+    prefix: Any
+
+
+# From a batch to tensors, or arrays of numbers, ``[batch, ...]`` by name.
+Pass = Callable[[Part], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Questions as prompts, ready to be planned and run.
+
+    Attributes
+    ----------
+    tokens : list of int
+        The option letters' tokens.
+    prompts : list of int array ``[tokens]``
+    """
+
+    model: Model
+    questions: Dataset
+    shots: int
+    tokens: list[int]
+    prompts: list[np.ndarray]
+
+    @classmethod
+    def prepare(cls, model: Model, questions: Dataset, shots=0, exemplars=None) -> Run:
+        """Prompts of the questions; ValueError as :func:`calib.questions.prompts.prepare`."""
+        tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
+        return cls(model, questions, shots, tokens, prompts)
+
+    @property
+    def longest(self) -> np.ndarray:
+        """The longest prompt."""
+        return max(self.prompts, key=len)
+
+    @property
+    def provenance(self) -> dict:
+        """What results of this run were made from."""
+        return provenance_of(self.model, self.questions, self.shots, self.tokens)
+
+    def plan(self, batch_tokens: int, *, share: bool = True, beside: int = 0) -> list[Batch]:
+        """Batches of at most ``batch_tokens``; see :func:`calib.reading._batches.plan_batches`.
+
+        Prompts with exemplars share them where ``share`` allows it and the model can.
+        """
+        subjects = self.questions["subject"]
+        share = share and self.shots > 0 and can_share(self.model)
+        limits = batch_tokens, self.model.context
+        return plan_batches(self.prompts, subjects, *limits, share, beside=beside)
+
+    def through(self, batches: list[Batch], forward: Pass, *, resume=None, settings=None) -> dict:
+        """Arrays ``[questions, ...]`` by name, of what the pass gives for each batch.
+
+        Parameters
+        ----------
+        resume : str or Path, optional
+            A folder that keeps the finished batches.
+        settings : dict, optional
+            What the results depend on, as JSON can hold it: a folder of others is refused.
+        """
+        checkpoint = None
+        if resume is not None:
+            plan = [np.array([batch.shared, *batch.rows]) for batch in batches]
+            digests = {"prompts": digest_of(self.prompts), "batches": digest_of(plan)}
+            checkpoint = Checkpoint(resume, (settings or {}) | digests)
+        return run_batches(self.model, self.prompts, batches, forward, checkpoint)
+
+
+def run_batches(
+    model: Model,
+    prompts: list[np.ndarray],
+    batches: list[Batch],
+    forward: Pass,
+    checkpoint: Checkpoint | None = None,
+    *,
+    doing: str = "reading",
+) -> dict[str, np.ndarray]:
+    """Arrays ``[prompts, ...]`` by name: of each batch as the checkpoint has it, or of its pass."""
+    results: dict[str, np.ndarray] = {}
+    prefix, ids = None, ()
+    with tqdm(total=len(prompts), desc=doing, unit="question", delay=5) as progress:
+        for number, batch in enumerate(batches):
+            rows, shared = list(batch.rows), batch.shared
+            found = checkpoint.read(number) if checkpoint else None
+            if found is None:
+                if shared and not np.array_equal(ids, prompts[rows[0]][:shared]):
+                    prefix, ids = None, prompts[rows[0]][:shared]  # free the last one first
+                    prefix = run_prefix(model, [ids])
+                rest = [prompts[i][shared:] for i in rows]
+                found = forward(Part(rows, rest, prefix if shared else None))
+                found = {name: as_array(some) for name, some in found.items()}
+                if checkpoint:
+                    checkpoint.write(number, found)
+            for name, some in found.items():
+                if name not in results:
+                    results[name] = np.empty((len(prompts), *some.shape[1:]), some.dtype)
+                results[name][rows] = some
+            progress.update(len(rows))
+    return results
+
+
+def as_array(some) -> np.ndarray:
+    """A tensor as an array, of float32 whatever the model computes in; an array as it is."""
+    return some.float().cpu().numpy() if isinstance(some, torch.Tensor) else some

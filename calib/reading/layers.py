@@ -1,0 +1,101 @@
+"""Reading a model: every layer's option logits at the answer position of every question."""
+
+from __future__ import annotations
+
+import numpy as np
+from datasets import Dataset
+
+from calib.models.model import Model
+from calib.reading._forward import read_streams
+from calib.reading._run import Run
+from calib.reading.reading import Reading
+
+
+def read_layers(
+    model: Model,
+    questions: Dataset,
+    *,
+    shots: int = 0,
+    exemplars: Dataset | None = None,
+    batch_tokens: int = 8192,
+    keep_residuals=(),
+    resume=None,
+    push=None,
+    lens=None,
+) -> Reading:
+    """Read every layer's option logits at the answer position.
+
+    One traced pass per batch: the final norm and only the option rows of the unembedding are
+    applied to the residual stream of every layer, at the last position alone. Prompts that begin
+    with the same exemplars share them: they are run once per subject.
+
+    Parameters
+    ----------
+    model : Model
+        As :func:`calib.open_model` gives it.
+    questions : datasets.Dataset
+        As :func:`calib.load_questions` gives it.
+    shots : int
+        Exemplars before each question, 0 to 5.
+    exemplars : datasets.Dataset, optional
+        Where they come from; the ``dev`` split of the questions' own source if not given.
+    batch_tokens : int
+        Most tokens in one batch, padding and shared exemplars included; bounds the memory.
+    keep_residuals : list of int
+        Layers, 0 to L, whose residual streams to keep.
+    resume : str or Path, optional
+        A folder that keeps the finished batches. Called again with the same folder, a run that was
+        interrupted goes on where it was, and ends with what it would have ended with.
+    push : Push, optional
+        Read the model while its residual stream is pushed; :func:`calib.steer` makes one.
+    lens : TunedLens, optional
+        Read the layers through it; :func:`calib.mechanisms.fit_tuned_lens` makes one.
+        The logit lens if not given. To a remote model it is sent with every batch.
+
+    Raises
+    ------
+    ValueError
+        Before anything runs: for a layer that does not exist, a prompt longer than the model's
+        context or than ``batch_tokens``, letters that are not single tokens, a lens of another
+        model's shape, a ``resume`` folder of other settings, and all that
+        :func:`calib.build_prompts` refuses.
+    OSError
+        If the ``resume`` folder cannot be written, or a remote model cannot be run (see
+        :mod:`calib.models.ndif`); finished batches stay.
+
+    Examples
+    --------
+    >>> from calib import load_questions, open_model
+    >>> reading = read_layers(open_model("almanac"), load_questions("almanac", limit=5))
+    >>> reading.logits.shape
+    (5, 9, 4)
+    """
+    keep = sorted(set(keep_residuals))
+    if keep and not 0 <= keep[0] <= keep[-1] <= model.n_layers:
+        raise ValueError(
+            f"keep_residuals is {list(keep_residuals)}; layers run from 0 to {model.n_layers}"
+        )
+    if lens:
+        lens.check(model)
+    run = Run.prepare(model, questions, shots, exemplars)
+    # Where every position is pushed, the prefix changes too.
+    batches = run.plan(batch_tokens, share=not (push and push.everywhere))
+    provenance = run.provenance
+    if push:
+        provenance["push"] = push.describe()
+    if lens:
+        provenance["lens"] = lens.describe()
+
+    def forward(part):
+        return read_streams(model, part.prompts, run.tokens, keep, part.prefix, push, lens)
+
+    settings = provenance | {"keep_residuals": keep, "batch_tokens": batch_tokens}
+    found = run.through(batches, forward, resume=resume, settings=settings)
+    return Reading(
+        logits=found["logits"],
+        labels=np.array(questions["answer"]),
+        subjects=np.array(questions["subject"]),
+        posterior=np.array(questions["posterior"]) if "posterior" in questions.features else None,
+        residuals={ell: found[f"residuals.{ell}"] for ell in keep},
+        provenance=provenance,
+    )
