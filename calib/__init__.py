@@ -23,9 +23,9 @@ The rooms, each of which imports only from those before it:
 ``laboratory``     the models that come with it, and how they were made
 ``notebook``       glue for chapters
 
-To read the library in an afternoon: ``questions`` (load, prompts), ``models`` (architectures,
-logit_lens, model, open), ``reading`` (reading, layers, _batches, _forward), ``analysis.phases``,
-``metrics`` (inputs, bins, binned, scores, resampling).
+To read the library in an afternoon: ``metrics`` (inputs, bins, binned, scores, intervals,
+resampling), ``questions`` (load, prompts), ``models`` (model, architectures, logit_lens, open),
+``reading`` (reading, layers, _run, _batches, _forward), ``analysis.phases``.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Training losses that promise calibration.
+"""Training losses that promise calibration, and the exponent of focal loss.
 
 Each loss takes logits, a float tensor ``[..., classes]``, and labels, an int64 tensor ``[...]`` of
 class indices from 0, and returns their mean loss, a tensor ``[]`` that is not negative. It raises
@@ -17,6 +17,10 @@ from scipy.special import lambertw
 from torch.nn.functional import logsigmoid, one_hot
 
 from calib._checks import check_not_negative
+
+__all__ = [
+    "brier_loss", "focal_calibration_loss", "focal_loss", "focal_loss_sd", "principled_gamma",
+]  # fmt: skip
 
 
 def brier_loss(logits, labels):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from calib.analysis.comparison import Comparison
 from calib.report.text import interval_text
 
-__all__ = ["glue", "glue_comparison", "glue_interval", "interval_text"]
+__all__ = ["glue", "glue_comparison", "glue_interval"]
 
 _PREFIX = "application/papermill.record/"
 
@@ -64,7 +64,8 @@ def glue_comparison(prefix: str, comparison: Comparison, metrics, keys=None, *, 
     changes : bool
         Whether to glue the differences from the reference, too.
     """
-    keys = keys or {name: "_".join(name.split()) for name in comparison.table.index}
+    if keys is None:
+        keys = {name: "_".join(name.split()) for name in comparison.table.index}
     for name, key in keys.items():
         for metric in metrics:
             called = f"{prefix}_{key}_{metric}"

@@ -104,6 +104,14 @@ def write_signature(app, what, name, thing, options, signature, returns):
     return (signature or "").replace("<factory>", "...") or None, returns
 
 
+def link_alias(app, env, node, contnode):
+    """What a signature takes for a class may be a type alias."""
+    if node.get("reftype") == "class":
+        python = env.get_domain("py")
+        target, builder = node["reftarget"], app.builder
+        return python.resolve_xref(env, node["refdoc"], builder, "type", target, node, contnode)
+
+
 def number_works(app, domain, objtype, content):
     """Number the works that a description cites as its docstring does, and link to them.
 
@@ -186,4 +194,5 @@ def setup(app):
     app.connect("autodoc-process-docstring", prepare_docstring, priority=400)
     app.connect("autodoc-process-signature", write_signature)
     app.connect("object-description-transform", number_works)
+    app.connect("missing-reference", link_alias)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -66,7 +66,7 @@ def by_subject(reading: Reading, *, n_bins: int = 10, seed: int = 0) -> pd.DataF
         share, count = accuracy(p[group], labels[group]), int(group.sum())
         rows[name] = {
             "questions": count,
-            **Interval(share, *map(float, wilson(share, count)), None).columns("accuracy"),
+            **Interval(share, *map(float, wilson(share, count))).columns("accuracy"),
             "confidence": mean_confidence(p[group], labels[group]),
             "ece": ece(p[group], labels[group], n_bins),
             "calibrated_ece": calibrated_ece(p[group].max(axis=-1), n_bins=n_bins, seed=rng),

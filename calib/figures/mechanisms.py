@@ -12,7 +12,7 @@ ROUTES = {"write": SERIES[0], "norm": SERIES[1]}
 
 
 def plot_attribution(effects: pd.DataFrame, metric: str, ax=None):
-    """A ledger's effects as bars, two a component: by writing, and through the norm.
+    """An attribution's effects as bars, two per component: by writing, and through the norm.
 
     Parameters
     ----------

@@ -35,8 +35,8 @@ def write_card(folder: Path, name: str, stages, seed: int) -> None:
         bayes_accuracy=bayes["accuracy"],
         bayes_nll=bayes["nll"],
     )
-    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json"))
-    hashes = "".join(f"| `{f.name}` | `{sha256_of(f)}` |\n" for f in files)
+    shipped = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json"))
+    hashes = "".join(f"| `{f.name}` | `{sha256_of(f)}` |\n" for f in shipped)
     table = table_by_layer(reading, evolve(reading))
     text = f"{head}{table}\n## Files\n\n| file | SHA-256 |\n| --- | --- |\n{hashes}"
     (folder / "README.md").write_text(text, encoding="utf-8")

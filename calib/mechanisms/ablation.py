@@ -144,7 +144,7 @@ def ablate_neurons(
     step = min(len(groups), MOST, max(batch_tokens - len(run.longest), 1))
     batches, readout = run.plan(batch_tokens, beside=step), readout_of(model, run.tokens)
     change_of = partial(_changes, model, block, layer, vectors, instead.to(vectors))
-    after = _road(model, run, layer)
+    after = _propagation(model, run, layer)
 
     def forward(part):
         found = read_neurons(model, block, layer, part.prompts, part.prefix)
@@ -172,7 +172,7 @@ def _read_ablated(readout, stream, changes, after):
     }
 
 
-def _road(model, run, layer):
+def _propagation(model, run, layer):
     """How the last layer's streams ``[batch, groups, d_model]`` are had when a layer is changed."""
     if layer == model.n_layers:
         return lambda part, stream, change: stream[:, None] + change.to(stream)

@@ -131,7 +131,7 @@ def fit_tuned_lens(
     >>> read_layers(model, load_questions("almanac", limit=5), lens=lens).logits.shape
     (5, 9, 4)
     """
-    model.require_weights("its readout is made of them")  # before any question is asked
+    readout_of(model, [0])  # refuses what it cannot be made of, before any question is asked
     held = _hold_out(questions, held_out, seed)
     layers = range(model.n_layers + 1)
     reading = read_layers(model, questions, keep_residuals=layers, **settings)

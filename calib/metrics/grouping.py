@@ -38,8 +38,7 @@ class GroupingLoss:
         questions are few: of answers that are right with chance .7 at every confidence, in 5 bins,
         about .008 at 300 questions, .002 at 1,000 and .0006 at 4,000.
     n_regions : int
-        Regions counted, of all bins together; no more than there are bins where the features split
-        none.
+        Regions counted, of all bins together; as many as bins where the features split none.
     """
 
     value: float
@@ -51,7 +50,8 @@ class GroupingLoss:
     n_regions: int
 
     @property
-    def interval(self) -> tuple[float, float, float]:  # of the value
+    def interval(self) -> tuple[float, float, float]:
+        """The value with its limits."""
         return self.value, self.low, self.high
 
 

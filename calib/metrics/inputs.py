@@ -197,6 +197,6 @@ def softmax(logits) -> np.ndarray:
     >>> softmax([[0.0, 0.0], [1000.0, 0.0]]).tolist()
     [[0.5, 0.5], [1.0, 0.0]]
     """
-    from scipy.special import softmax  # here, so that most metrics need NumPy alone
+    from scipy import special  # here, so that most metrics need NumPy alone
 
-    return softmax(np.asarray(logits, dtype=np.float64), axis=-1)
+    return special.softmax(np.asarray(logits, dtype=np.float64), axis=-1)

@@ -18,9 +18,9 @@ class Interval:
     Attributes
     ----------
     value, low, high : float or float64 array of the leading shape
-    samples : float64 array ``[resamples, ...]``
-        Row r is the same resample of the questions for every layer and every metric, so the
-        difference of two layers, or of two metrics, is resampled by subtracting.
+    samples : float64 array ``[resamples, ...]`` or None
+        None where the interval has a formula. Row r is the same resample of the questions for every
+        layer and metric, so the difference of two of them is resampled by subtracting.
 
     Examples
     --------
@@ -34,7 +34,7 @@ class Interval:
     value: float | np.ndarray
     low: float | np.ndarray
     high: float | np.ndarray
-    samples: np.ndarray
+    samples: np.ndarray | None = None
 
     def __iter__(self):
         return iter((self.value, self.low, self.high))

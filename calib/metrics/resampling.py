@@ -108,8 +108,8 @@ def bootstrap(
     for start in range(0, n_resamples, step):
         stop = min(start + step, n_resamples)
         counts = draw_counts(rng, n_questions, stop - start)
-        for resample in resamplers:
-            for name, resampled in resample(counts).items():
+        for values_of in resamplers:
+            for name, resampled in values_of(counts).items():
                 samples[name][start:stop] = resampled
     return {
         name: Interval.of(values[name], samples[name].reshape(-1, *lead), level) for name in metrics

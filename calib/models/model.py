@@ -42,7 +42,7 @@ class Model:
         Whether a block returns a tuple whose first entry is the residual stream; found by running
         it, as is ``dtype``.
     dtype : torch.dtype
-        Of the weights where they run.
+        Of the unembedding's weights, and so of the logits; residual streams may have another.
     """
 
     traced: Any
@@ -78,7 +78,7 @@ class Model:
 
     @property
     def tolerance(self) -> float:
-        """Largest difference that rounding may make, over the largest number compared."""
+        """Largest difference that rounding may make in logits, over the largest of them."""
         return TOLERANCE[self.dtype]
 
     def part(self, name: str) -> Any:
@@ -103,7 +103,7 @@ class Model:
             )
 
     def fact(self, name, find: Callable[[], Any]) -> Any:
-        """What is found out by running the model, such as whether it can branch: found once."""
+        """What is found by running the model, once; open it again where its module was changed."""
         if name not in self._facts:
             self._facts[name] = find()
         return self._facts[name]

@@ -59,7 +59,7 @@ def open_model(
         dtype is given.
     OSError
         With ``remote``: PermissionError, ConnectionError, TimeoutError or
-        :class:`calib.models.RemoteError`; see :mod:`calib.models.ndif`.
+        :class:`calib.models.RemoteError`, as a later trace of the model.
 
     Examples
     --------

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import Dataset, load_dataset
 
-from calib.questions import almanac as world
+from calib.questions import almanac
 from calib.questions.mmlu import CATEGORIES, has_known_repeat
 
 MAX_OPTIONS = 10
@@ -112,8 +112,8 @@ def category_of(subject: str) -> str:
     >>> category_of("college_physics"), category_of("local_legends")
     ('STEM', 'humanities')
     """
-    if subject in world.SUBJECTS:
-        return world.SUBJECTS[subject].category
+    if subject in almanac.SUBJECTS:
+        return almanac.SUBJECTS[subject].category
     for category, subjects in CATEGORIES.items():
         if subject in subjects:
             return category
@@ -124,7 +124,7 @@ def category_of(subject: str) -> str:
 
 def _read(source, split: str) -> Dataset:
     if source == "almanac":
-        return Dataset.from_list(world.split_rows(split))
+        return Dataset.from_list(almanac.split_rows(split))
     if source == "mmlu":
         return load_dataset(HUB_MMLU, "all", split=split)
     folder = Path(source)

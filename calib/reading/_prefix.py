@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from calib.models.model import Model
+from calib.models.model import TOLERANCE, Model
 from calib.reading._forward import pad_right, read_streams
 
 
@@ -75,7 +75,7 @@ def _reads_alike(model: Model) -> bool:
         read_streams(model, [some], [0], [last], before)[f"residuals.{last}"]
         for some, before in ((ids, None), (ids[2:], prefix))
     )
-    return bool((whole - shared).abs().max() <= model.tolerance * whole.abs().max())
+    return bool((whole - shared).abs().max() <= TOLERANCE[whole.dtype] * whole.abs().max())
 
 
 def has_only_attention(model: Model) -> bool:

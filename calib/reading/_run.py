@@ -2,8 +2,8 @@
 
     prepare   questions ──> prompts, and the option letters' tokens
     plan      prompts ──> numbered batches, each with the prefix its prompts share
-    run       batch by batch: the prefix once, then the pass that the caller hands in
-    keep      each batch's arrays, on disk under its number if asked for
+    through   batch by batch: the prefix once, then the pass that the caller hands in;
+              each batch's arrays are kept on disk under its number, if asked for
               ──> arrays [questions, ...]
 
 Batches, their order and what is drawn in them are settled before the first one runs. So any of
@@ -57,6 +57,8 @@ class Run:
 
     Attributes
     ----------
+    shots : int
+        Exemplars before each question.
     tokens : list of int
         The option letters' tokens.
     prompts : list of int array ``[tokens]``
@@ -79,7 +81,6 @@ class Run:
         """The longest prompt."""
         return max(self.prompts, key=len)
 
-    @property
     def provenance(self) -> dict:
         """What results of this run were made from."""
         return provenance_of(self.model, self.questions, self.shots, self.tokens)

@@ -148,11 +148,11 @@ def chunks(items, size: int) -> list:
 def can_branch(model: Model, prompt) -> bool:
     """Whether branches are right for this model and prompts up to this one's length.
 
-    Asked of the model, once for a length, not of a list: three branches that are not pushed must
+    Asked of the model, once for a prompt, not of a list: three branches that are not pushed must
     say what the prompt itself says. Where positions cannot be given (ALiBi), or layers do more than
     attend, there is nothing to ask; a sliding window shorter than the prompt shows here.
     """
-    return model.fact(("can branch", len(prompt)), lambda: _branches_alike(model, prompt))
+    return model.fact(("can branch", *prompt), lambda: _branches_alike(model, prompt))
 
 
 def _branches_alike(model: Model, prompt) -> bool:

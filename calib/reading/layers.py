@@ -61,7 +61,7 @@ def read_layers(
         :func:`calib.build_prompts` refuses.
     OSError
         If the ``resume`` folder cannot be written, or a remote model cannot be run (see
-        :mod:`calib.models.ndif`); finished batches stay.
+        :func:`calib.open_model`); finished batches stay.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def read_layers(
     run = Run.prepare(model, questions, shots, exemplars)
     # Where every position is pushed, the prefix changes too.
     batches = run.plan(batch_tokens, share=not (push and push.everywhere))
-    provenance = run.provenance
+    provenance = run.provenance()
     if push:
         provenance["push"] = push.describe()
     if lens:

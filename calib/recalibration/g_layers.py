@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from calib._checks import check_count, check_positive
+from calib._checks import check_count, check_not_negative, check_positive
 from calib.metrics.inputs import softmax
 from calib.recalibration.method import Method
 
@@ -85,8 +85,7 @@ class GLayers(Method):
         check_count("patience", self.patience)
         check_count("max_epochs", self.max_epochs)
         check_positive("learning_rate", self.learning_rate, 0.01)
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
+        check_not_negative("weight_decay", self.weight_decay)
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}; it must lie between 0 and 1")
 

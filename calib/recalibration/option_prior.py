@@ -80,9 +80,9 @@ class BatchCalibration(OptionPrior):
 class ContextualCalibration(OptionPrior):
     """Takes what the model answers to questions without content for the letters' prior [1]_.
 
-    Fitted on the logits of such questions, which :func:`content_free` makes; called on others. The
-    prior is the mean over them. The quotient is normalised, which is a choice: a flat prior then
-    changes nothing. Labels other than -1, which these questions have, are refused.
+    Fitted on the logits of such questions, made by :func:`calib.questions.content_free`; called on
+    others. The prior is the mean over them. The quotient is normalised, which is a choice: a flat
+    prior then changes nothing. Labels other than -1, which these questions have, are refused.
 
     References
     ----------
@@ -134,6 +134,6 @@ class PriDe(OptionPrior):
         if logits.ndim != 3 or logits.shape[1] != logits.shape[2]:
             raise ValueError(
                 f"logits have shape {logits.shape}; they must be [questions, rotations, options], "
-                "with as many rotations as options: take calib.analysis.letters.read_rotations"
+                "with as many rotations as options: take calib.analysis.read_rotations"
             )
         return log_softmax(logits, axis=2).mean(axis=1)

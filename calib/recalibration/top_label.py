@@ -88,7 +88,7 @@ class HistogramBinning(TopLabel):
     Attributes
     ----------
     edges : float array ``[bins - 1]``
-        As :func:`equal_mass_edges`.
+        The largest confidence of every bin but the last.
     accuracies : float array ``[bins]``
 
     References

@@ -1,6 +1,6 @@
 """The pages: a model's report, its figures, tables and words in one HTML file."""
 
-from calib.report.text import finding
+from calib.report.text import finding, interval_text
 from calib.report.write import InputFault, write_report
 
-__all__ = ["InputFault", "finding", "write_report"]
+__all__ = ["InputFault", "finding", "interval_text", "write_report"]

@@ -30,7 +30,7 @@ class Samples:
     Attributes
     ----------
     answers : str array ``[questions, samples]``
-        As :func:`normalise` writes them; empty where the model said nothing.
+        Without blanks around, capitals or a final full stop; empty where the model said nothing.
     labels_text : str array ``[questions]``
         The right answers, written in the same way.
     """
@@ -68,7 +68,7 @@ def sample_answers(
         As :func:`calib.load_questions` gives it; asked in the form of
         :func:`calib.questions.format_open_question`.
     n_samples : int
-        Answers a question.
+        Answers per question.
     temperature : float
         Divides the logits before the softmax; close to 0 the most probable word is taken always.
         No other filter is applied: an answer has the probability that the model gives it.

@@ -94,7 +94,7 @@ def _last_tokens(model, prompts, reading, layer, batch_tokens):
     Each batch is of equal length, so that no position or mask needs a thought in any architecture.
     """
     lengths = np.array([len(prompt) for prompt in prompts])
-    batches = []
+    batches = []  # the shortest first: in this order their gradients are summed
     for batch in sorted(
         equal_lengths(lengths, lengths, batch_tokens), key=lambda b: lengths[b.rows[0]]
     ):

@@ -145,7 +145,7 @@ def read_branches(
 
     settings = {"branches": digest_of([*vectors.numpy(), np.array(layers)])}
     settings |= {"everywhere": everywhere, "batch_tokens": batch_tokens}
-    found = run.through(batches, forward, resume=resume, settings=run.provenance | settings)
+    found = run.through(batches, forward, resume=resume, settings=run.provenance() | settings)
     logits = np.empty((len(branches), len(questions), len(run.tokens)), dtype=np.float32)
     logits[order] = found["logits"].swapaxes(0, 1)
     return logits

@@ -135,7 +135,7 @@ def test_both_parts_have_questions(n, held_out, size):
         ({"patience": 0}, ValueError, "patience is 0"),
         ({"max_epochs": 0}, ValueError, "max_epochs is 0"),
         ({"learning_rate": 0}, ValueError, "learning_rate is 0; it must be above 0"),
-        ({"weight_decay": -1}, ValueError, "weight_decay is -1; it must be 0 or more"),
+        ({"weight_decay": -1}, ValueError, "weight_decay is -1; it must be a finite number"),
         ({"held_out": 0}, ValueError, "held_out is 0; it must lie between 0 and 1"),
         ({"held_out": 1}, ValueError, "held_out is 1; it must lie between 0 and 1"),
     ],

@@ -19,11 +19,12 @@ from support.browser import Visit
 from support.readings import planted
 
 from calib import Reading, evolve, load_questions, metrics, open_model, read_layers
-from calib.__main__ import main
+from calib.__main__ import CATEGORIES, main
 from calib.analysis import Correction, Evolution, calibrated_ece
 from calib.analysis.phases import METRICS
 from calib.metrics import Interval
 from calib.metrics.intervals import columns_of
+from calib.questions import mmlu
 from calib.report import finding
 from calib.report.html import COLUMNS, render
 from calib.report.text import interval_text, number_text
@@ -279,12 +280,12 @@ def test_an_interrupted_report_goes_on_where_it_was(own, monkeypatch, capsys):
         )
         with pytest.raises(KeyboardInterrupt):
             main(arguments)
-    shards = sorted((own / "interrupted/run").glob("*.safetensors"))
-    assert shards
+    kept = sorted((own / "interrupted/run").glob("*.safetensors"))
+    assert kept
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--shots", "1"])
     assert "was begun with shots = 0, this run has 1" in capsys.readouterr().err.splitlines()[-1]
-    assert sorted((own / "interrupted/run").glob("*.safetensors")) == shards
+    assert sorted((own / "interrupted/run").glob("*.safetensors")) == kept
     with monkeypatch.context() as patch:
         patch.setattr(
             "calib.reading._forward.read_streams", lambda *_: pytest.fail("it was read already")
@@ -518,6 +519,10 @@ def test_the_process_ends_with_2_and_one_line(tmp_path):
     done = run("report", "almanac", "--shots", "six", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "calib: argument --shots: invalid int value: 'six'\n"
+
+
+def test_the_command_line_knows_mmlus_categories():
+    assert CATEGORIES == tuple(mmlu.CATEGORIES)
 
 
 def test_the_help_names_every_option_and_is_quick(tmp_path):

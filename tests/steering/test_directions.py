@@ -64,7 +64,7 @@ def test_at_another_layer_the_vector_stays_and_the_scale_is_that_layers():
     np.testing.assert_array_equal(moved.push(0.5), [0, -1.5, 0])
 
 
-def test_wrong_minus_right_by_hand():
+def test_difference_in_means_by_hand():
     """Bins of 20: the unsure, mostly wrong; the sure, mostly right; the surest, all right.
 
     Wrong answers stand out on axis 1 in the first bin, on axis 2 in the second. The whole first
@@ -81,7 +81,7 @@ def test_wrong_minus_right_by_hand():
     assert direction.name == "difference in means"
 
 
-def test_wrong_minus_right_weighs_bins_by_their_questions():
+def test_difference_in_means_weighs_bins_by_their_questions():
     """41 questions in two bins: 21 that differ on axis 0, 20 that differ on axis 1."""
     residuals = np.zeros((41, 2), dtype=np.float32)
     wrong = np.tile([True, False], 21)[:41]
@@ -115,7 +115,7 @@ def planted():
     return reading_of(confidence, right, {1: stream, 2: later})
 
 
-def test_wrong_minus_right_finds_its_axis_and_is_not_fooled_by_confidence(planted):
+def test_difference_in_means_finds_its_axis_and_is_not_fooled_by_confidence(planted):
     stream, right = planted.residuals[1], planted.labels == 0
     plain = make_direction(
         stream[~right].mean(axis=0) - stream[right].mean(axis=0), 1, planted, "without bins"

@@ -264,7 +264,7 @@ def test_a_push_is_taken_back_by_its_opposite(name, layer, questions):
 
 
 @pytest.mark.parametrize("name", [*SHARED_ROAD, "llama in half", "llama of sharp attention"])
-def test_a_branch_does_not_see_its_siblings(name, questions):
+def test_a_branch_does_not_see_the_others(name, questions):
     module, prompts = random_module(name.partition(" ")[0]), ids_of(questions)
     if "half" in name:
         module.to(torch.float16)
@@ -566,47 +566,47 @@ def answered(questions, shift):
 
 
 @pytest.fixture(scope="module")
-def trial(splits):
+def evaluation(splits):
     return try_directions(opened("llama"), CANDIDATES, *splits, **TRY)
 
 
-def names_and_strengths(trial):
-    return {name: (along.name, s) for name, (along, s) in trial.chosen.items()}
+def names_and_strengths(evaluation):
+    return {name: (along.name, s) for name, (along, s) in evaluation.chosen.items()}
 
 
-def test_strengths_are_chosen_on_the_calibration_split_alone(trial, splits):
+def test_strengths_are_chosen_on_the_calibration_split_alone(evaluation, splits):
     calibration, test = splits
-    chosen = names_and_strengths(trial)
+    chosen = names_and_strengths(evaluation)
     assert all(strength in TRY["strengths"] for _, strength in chosen.values())
     assert len({strength for _, strength in chosen.values()} - {0.0}) >= 2
     model = opened("llama")
     for shift in (1, 2):
         again = try_directions(model, CANDIDATES, calibration, answered(test, shift), **TRY)
         assert names_and_strengths(again) == chosen
-        assert (again.comparison.table["nll"] != trial.comparison.table["nll"]).all()
+        assert (again.comparison.table["nll"] != evaluation.comparison.table["nll"]).all()
     other = try_directions(model, CANDIDATES, answered(calibration, 1), test, **TRY)
     assert names_and_strengths(other) != chosen
 
 
-def test_what_was_chosen_is_the_sweeps_choice(trial):
-    assert [along.name for along in trial.sweep.directions] == [
+def test_what_was_chosen_is_the_sweeps_choice(evaluation):
+    assert [along.name for along in evaluation.sweep.directions] == [
         "one", "some 1", "some 2", "some 3", "two",
     ]  # fmt: skip
-    assert trial.sweep.logits.shape == (5, 5, 60, 4)
+    assert evaluation.sweep.logits.shape == (5, 5, 60, 4)
     for name, among in (("one", slice(0, 1)), ("some", slice(1, 4)), ("two", slice(4, 5))):
-        along, strength = trial.sweep.choose(among, 0.05)
-        assert (along.name, strength) == names_and_strengths(trial)[name]
+        along, strength = evaluation.sweep.choose(among, 0.05)
+        assert (along.name, strength) == names_and_strengths(evaluation)[name]
 
 
-def test_the_judgement_is_the_metrics_of_the_chosen_branches_on_the_test_split(trial, splits):
+def test_the_judgement_is_the_metrics_of_the_chosen_branches_on_the_test_split(evaluation, splits):
     model, test = opened("llama"), splits[1]
-    branches = [(CANDIDATES["one"], 0), *trial.chosen.values()]
+    branches = [(CANDIDATES["one"], 0), *evaluation.chosen.values()]
     logits = read_branches(model, test, branches)
     p, labels = scipy.special.softmax(logits.astype(float), axis=-1), np.array(test["answer"])
-    table, changes = trial.comparison.table, trial.comparison.changes
+    table, changes = evaluation.comparison.table, evaluation.comparison.changes
     assert list(table.index) == list(changes.index) == ["unsteered", "one", "some", "two"]
-    assert list(trial.logits) == list(table.index)
-    for own, expected in zip(trial.logits.values(), logits, strict=True):
+    assert list(evaluation.logits) == list(table.index)
+    for own, expected in zip(evaluation.logits.values(), logits, strict=True):
         close(own, expected)
     expected = {
         "accuracy": metrics.accuracy(p, labels),
@@ -623,7 +623,7 @@ def test_the_judgement_is_the_metrics_of_the_chosen_branches_on_the_test_split(t
         close(changes[name], values - values[0], 1e-6)
         assert (table[f"{name}_low"] < table[f"{name}_high"]).all()
     assert (changes.loc["unsteered"] == 0).all()
-    assert trial.comparison.reference == "unsteered"
+    assert evaluation.comparison.reference == "unsteered"
 
 
 def test_splits_that_share_a_question_are_refused_before_the_model_runs(unused, splits):
@@ -641,7 +641,7 @@ def test_a_candidate_cannot_take_the_unsteered_models_place(unused, splits):
         try_directions(unused, {"unsteered": direction(0, 1)}, *splits)
 
 
-def test_a_trial_goes_on_where_it_was(trial, splits, passes, tmp_path):
+def test_a_trial_goes_on_where_it_was(evaluation, splits, passes, tmp_path):
     model, resume = opened("llama"), tmp_path / "run"
     first = try_directions(model, CANDIDATES, *splits, **TRY, resume=resume)
     assert len(passes) >= 2
@@ -649,4 +649,6 @@ def test_a_trial_goes_on_where_it_was(trial, splits, passes, tmp_path):
     again = try_directions(model, CANDIDATES, *splits, **TRY, resume=resume)
     assert not passes
     for one in (first, again):
-        pandas.testing.assert_frame_equal(one.comparison.table, trial.comparison.table, atol=1e-6)
+        pandas.testing.assert_frame_equal(
+            one.comparison.table, evaluation.comparison.table, atol=1e-6
+        )
