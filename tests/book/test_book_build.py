@@ -58,9 +58,9 @@ def test_the_same_library_has_the_same_digest_wherever_it_lies(checkout):
 @pytest.mark.parametrize(
     "file",
     [
-        "calib/evolution.py",
+        "calib/analysis/phases.py",
         "calib/metrics/bins.py",
-        "calib/laboratory/world.py",
+        "calib/questions/almanac.py",
         "calib/laboratory/almanac/model.safetensors",
         "calib/laboratory/almanac-tuned/tokenizer.json",
         "constraints.txt",
