@@ -91,8 +91,8 @@ class Attribution:
         Returns
         -------
         pandas.DataFrame
-            One row a component, and ``"all"``; columns ``write``, ``norm`` and ``total``, each with
-            ``_low`` and ``_high``. Rows add up, and ``write`` and ``norm`` to ``total``.
+            One row per component, and ``"all"``; columns ``write``, ``norm`` and ``total``, each
+            with ``_low`` and ``_high``. Rows add up, and ``write`` and ``norm`` to ``total``.
         """
         n = len(self.components)
         path = [(0, 0)] + [step for i in range(n) for step in ((i + 1, i), (i + 1, i + 1))]

@@ -125,7 +125,7 @@ def prepare(tokenizer, questions: Dataset, shots: int = 0, exemplars: Dataset | 
 def tokenize(tokenizer, prompts: list[str]) -> list[np.ndarray]:
     """Token ids of each prompt, int32 ``[tokens]``, with what the tokenizer puts before them.
 
-    Some hundred prompts at a time, and four bytes a token: a tokenizer's own account of MMLU in
+    Some hundred prompts at a time, and four bytes per token: a tokenizer's own account of MMLU in
     five shots takes gigabytes.
 
     >>> from calib import open_model

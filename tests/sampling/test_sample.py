@@ -1,4 +1,4 @@
-"""Sampled answers against the model's own distribution, and against one plain pass a token."""
+"""Sampled answers against the model's own distribution, and against one plain pass per token."""
 
 from dataclasses import replace
 
