@@ -24,13 +24,13 @@ The rooms, each of which imports only from those before it:
 ``notebook``       glue for chapters
 
 To read the library in an afternoon: ``metrics`` (inputs, bins, binned, scores, intervals,
-resampling), ``questions`` (load, prompts), ``models`` (model, architectures, logit_lens, open),
-``reading`` (reading, layers, _run, _batches, _forward), ``analysis.phases``.
+resampling), ``questions`` (load, faults, prompts), ``models`` (model, architectures, logit_lens,
+open, proof), ``reading`` (reading, layers, _run, _batches, _forward), ``analysis.phases``.
 """
 
 import lazy_loader
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # What stands in the stub beside this file is loaded when first used: importing calib stays light.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

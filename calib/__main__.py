@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import shlex
 import sys
@@ -26,6 +27,8 @@ examples:
   calib report ./my-model --questions ./my-questions --out my-report
       a folder written by save_pretrained, on test*.jsonl or test*.parquet in a folder; a row has
       question, subject, choices (a list) and answer (the index of the right one)
+  calib report ./my-model --questions my-questions.csv
+      the same on one file of .jsonl, .parquet or .csv
 
 Interrupted, the same command goes on where it was.
 
@@ -52,10 +55,14 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("task", choices=["report"], metavar="report", help="the one thing there is to do")
-    add("source", metavar="MODEL", help="almanac, almanac-tuned, a hub id, or a model's folder")
     add(
-        "--questions", metavar="SOURCE",
-        help="mmlu, almanac, or a folder (default: almanac for the laboratory's models, else mmlu)",
+        "source", type=name, metavar="MODEL",
+        help="almanac, almanac-tuned, a hub id, or a model's folder",
+    )  # fmt: skip
+    add(
+        "--questions", type=name, metavar="SOURCE",
+        help="mmlu, almanac, or a folder or file (default: almanac for the laboratory's models, "
+        "else mmlu)",
     )  # fmt: skip
     add(
         "--shots", type=int, choices=range(6), default=0, metavar="N",
@@ -70,12 +77,19 @@ def make_parser() -> Parser:
         help="a random subset of N questions (default: all)",
     )  # fmt: skip
     add("--remote", action="store_true", help="run the model elsewhere, as open_model's remote")
-    add("--out", metavar="DIR", help="the folder to write (default: report-MODEL)")
+    add("--out", type=name, metavar="DIR", help="the folder to write (default: report-MODEL)")
     add(
         "--seed", type=at_least(0), default=0, metavar="N",
         help="of the subset, of the bootstrap and of all other draws (default: 0)",
     )  # fmt: skip
     return parser
+
+
+def name(text: str) -> str:
+    """A type of argument: what a file, a folder or a model may be called."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is empty or holds a NUL, as no name does")
+    return text
 
 
 def at_least(least: int):
@@ -91,11 +105,14 @@ def at_least(least: int):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; exits with 2 and one line where the input is at fault."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a true minus is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
     asked = vars(parser.parse_args(arguments))
 
-    from calib.report.write import InputFault, write_report  # torch and all: not for --help
+    from calib.report import InputFault, write_report  # torch and all: not for --help
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces every retry
     command = shlex.join([PROGRAM, *arguments])

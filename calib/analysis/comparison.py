@@ -9,6 +9,8 @@ import pandas as pd
 
 from calib.analysis.truth import correlate
 from calib.metrics import bootstrap
+from calib.metrics.arrays import as_reals
+from calib.metrics.inputs import AXES
 from calib.metrics.intervals import Interval, columns_of
 
 METRICS = ("accuracy", "confidence", "ece", "mce", "nll", "auroc")
@@ -59,7 +61,7 @@ def compare(
     Parameters
     ----------
     ways : dict of str to float array ``[questions, options]``
-        Option probabilities by name.
+        Option probabilities by name, all of the same shape.
     labels : int array ``[questions]``
     reference : str
         The way that the others' differences are taken from.
@@ -87,7 +89,13 @@ def compare(
     """
     if reference not in ways:
         raise ValueError(f"reference is {reference!r}; it must be one of {', '.join(ways)}")
-    p = np.stack([np.asarray(way, dtype=np.float64) for way in ways.values()])
+    arrays = [as_reals(f"probabilities of {n!r}", p, AXES) for n, p in ways.items()]
+    if len({p.shape for p in arrays}) > 1:
+        raise ValueError(
+            f"the ways have shapes {[p.shape for p in arrays]}; all must be probabilities of the "
+            "same questions [questions, options]"
+        )
+    p = np.stack(arrays)
     draws = {"n_resamples": n_resamples, "level": level, "seed": seed}
     intervals = bootstrap(p, labels, METRICS, n_bins=n_bins, min_count=min_count, **draws)
     if posterior is not None:

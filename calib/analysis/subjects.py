@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from calib.metrics import Interval, accuracy, ece, mean_confidence, wilson
+from calib.metrics.arrays import as_reals
 from calib.metrics.bins import bin_index, ece_of
 from calib.questions.mmlu import CATEGORIES
 from calib.reading.reading import Reading
@@ -100,7 +101,7 @@ def calibrated_ece(confidence, *, n_bins: int = 10, n_draws: int = 200, seed=0) 
     >>> [round(calibrated_ece(np.full(n, 0.8)), 2) for n in (10, 1000)]
     [0.1, 0.01]
     """
-    confidence = np.asarray(confidence)
+    confidence = as_reals("confidences", confidence, "[questions]")
     in_bin = bin_index(confidence, n_bins)[:, None] == np.arange(n_bins)  # [questions, bins]
     draws = np.random.default_rng(seed).random((n_draws, len(confidence))) < confidence
     gap = (confidence - draws) @ in_bin  # [draws, bins]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib._checks import check_count
+from calib._checks import check_count, check_level
 from calib.metrics import Interval, check
+from calib.metrics.arrays import as_array, as_reals
 from calib.metrics.binned import bin_index, bin_sums, ece_of
+from calib.metrics.inputs import AXES
 from calib.metrics.intervals import plain
 from calib.metrics.resampling import draw_counts
 from calib.reading.reading import Reading
@@ -71,6 +73,7 @@ def known_grouping_loss(probabilities, posterior, n_bins: int = 100):
     ----------
     probabilities : float array ``[..., questions, options]``
     posterior : float array ``[questions, options]``
+        0, like the probabilities, at options that a question does not have.
     n_bins : int
         Equal-width bins of confidence; those with one question are left out.
 
@@ -91,18 +94,7 @@ def known_grouping_loss(probabilities, posterior, n_bins: int = 100):
     0.08
     """
     n_bins = check_count("n_bins", n_bins)
-    if np.ndim(posterior) != 2 or np.shape(probabilities)[-2:] != np.shape(posterior):
-        raise ValueError(
-            f"probabilities have shape {np.shape(probabilities)}, the posterior "
-            f"{np.shape(posterior)}; they must be [..., questions, options] and "
-            "[questions, options]"
-        )
-    unused = np.zeros(len(posterior), dtype=np.int64)
-    p, _ = check(probabilities, unused)
-    try:
-        posterior, _ = check(posterior, unused)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"of the posterior: {error}") from None
+    p, posterior = _check_both(probabilities, posterior)
     index = bin_index(p.max(axis=-1), n_bins)
     chance_right = posterior[np.arange(len(posterior)), p.argmax(axis=-1)]  # [..., questions]
     count, total = bin_sums(index, n_bins, chance_right)  # [..., bins]
@@ -113,6 +105,24 @@ def known_grouping_loss(probabilities, posterior, n_bins: int = 100):
         raise ValueError(f"n_bins is {n_bins}; no bin holds two questions: lower it")
     variance = squares / np.maximum(count - 1, 1)
     return plain((counted * variance).sum(axis=-1) / counted.sum(axis=-1))
+
+
+def _check_both(probabilities, posterior) -> tuple[np.ndarray, np.ndarray]:
+    """Both as :func:`calib.metrics.check` gives them, of the same questions and options."""
+    p = as_reals("probabilities", probabilities, AXES)
+    truth = as_array("the posterior", posterior)
+    if truth.ndim != 2 or p.shape[-2:] != truth.shape:
+        raise ValueError(
+            f"probabilities have shape {p.shape}, the posterior {truth.shape}; they must be "
+            "[..., questions, options] and [questions, options]"
+        )
+    unused = np.zeros(len(truth), dtype=np.int64)
+    p, _ = check(p, unused)
+    try:
+        truth, _ = check(truth, unused)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"of the posterior: {error}") from None
+    return p, truth
 
 
 def truth_correlation(
@@ -150,12 +160,17 @@ def correlate(
 ) -> Interval:
     """:func:`truth_correlation` of any probabilities ``[ways, questions, options]``.
 
+    Raises TypeError or ValueError as :func:`known_grouping_loss` does.
+
     >>> p = np.array([[[0.9, 0.1], [0.6, 0.4], [0.5, 0.5]]])
     >>> round(float(correlate(p, p[0]).value[0]), 6)
     1.0
     """
-    confidence = np.max(probabilities, axis=-1)  # [ways, questions]
-    known, n_questions = np.max(posterior, axis=-1), len(posterior)
+    p, posterior = _check_both(probabilities, posterior)
+    n_resamples = check_count("n_resamples", n_resamples)
+    check_level(level)
+    confidence, known = p.max(axis=-1), posterior.max(axis=-1)  # [ways, questions], [questions]
+    n_questions = len(known)
     counts = draw_counts(np.random.default_rng(seed), n_questions, n_resamples)
     value = _correlation(confidence, known, np.ones((1, n_questions)))[0]
     samples = _correlation(confidence, known, counts)  # [resamples, ways]

@@ -12,8 +12,9 @@ from calib.analysis.truth import bayes_scores, truth_correlation
 from calib.metrics import Interval
 from calib.models.open import open_model
 from calib.questions.load import load_questions
+from calib.reading._provenance import sha256_of
 from calib.reading.layers import read_layers
-from calib.reading.reading import Reading, sha256_of
+from calib.reading.reading import Reading
 from calib.report.text import interval_text
 
 N_QUESTIONS = 4000

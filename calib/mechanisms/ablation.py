@@ -152,8 +152,8 @@ def ablate_neurons(
         return _read_ablated(readout, found["stream"], some, partial(after, part))
 
     found = run.through(batches, forward)
-    total, direct = (found[name].swapaxes(0, 1) for name in ("total", "direct"))
-    return Ablation(groups, total, direct, found["intact"], np.array(questions["answer"]))
+    ways = found["total"].swapaxes(0, 1), found["direct"].swapaxes(0, 1), found["intact"]
+    return Ablation(groups, *map(run.without_absent, ways), run.labels)
 
 
 def _read_ablated(readout, stream, changes, after):

@@ -22,6 +22,7 @@ from calib.metrics import bootstrap
 from calib.metrics.inputs import softmax
 from calib.metrics.intervals import Interval, columns_of
 from calib.models.model import Model
+from calib.reading._fields import absent_options
 from calib.reading._run import Run
 
 
@@ -41,6 +42,8 @@ class Attribution:
     labels : int64 array ``[questions]``
     readout : Readout
         Of the option letters.
+    n_options : int64 array ``[questions]``
+        Options of each question; beyond them, logits are -inf.
     """
 
     components: tuple[str, ...]
@@ -48,6 +51,7 @@ class Attribution:
     lengths: np.ndarray
     labels: np.ndarray
     readout: Readout
+    n_options: np.ndarray
 
     @property
     def direct(self) -> np.ndarray:
@@ -74,7 +78,8 @@ class Attribution:
         length = read if length is None else length
         reads, lengths = map(torch.from_numpy, (self.reads[:, read], self.lengths[:, length]))
         device = self.readout.rows.device
-        return self.readout.divide(reads.to(device), lengths.to(device)).cpu().numpy()
+        logits = self.readout.divide(reads.to(device), lengths.to(device)).cpu().numpy()
+        return np.where(absent_options(self.n_options, logits.shape[1]), -np.inf, logits)
 
     def effects(
         self, metric: str = "confidence", *, n_resamples=1000, level=0.95, seed=0, **options
@@ -163,8 +168,8 @@ def read_attribution(
 
     found = run.through(run.plan(batch_tokens), forward)
     components = [f"{p} {ell}" for ell in range(start + 1, end + 1) for p in ("attention", "MLP")]
-    labels = np.array(questions["answer"])
-    return Attribution(tuple(components), found["reads"], found["lengths"], labels, readout)
+    read = found["reads"], found["lengths"], run.labels, readout, run.n_options
+    return Attribution(tuple(components), *read)
 
 
 def _steps(streams, attention):

@@ -116,7 +116,7 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None
         (layers[i], [attrgetter(path)(layers[i]) for path in (blocks[i].attention, blocks[i].mlp)])
         for i in range(start, end)
     ]
-    with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
+    with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
         streams, writes = [parts[0][0].input[rows, last]], []
         for block, writers in parts:
             for writer in writers:

@@ -184,7 +184,7 @@ def read_neurons(model: Model, block: Block, layer: int, prompts, prefix=None):
     n, rows, in_tuple = len(prompts), torch.arange(len(prompts)), model.tuple_output
     traced = model.part("layers")[layer - 1]
     down = attrgetter(block.down)(traced)
-    with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
+    with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
         neurons, written = down.input, down.output
         # Some architectures run all tokens of a batch as one sequence here.
         neurons = neurons.reshape(n, -1, neurons.shape[-1])[rows, last].float().save()

@@ -22,6 +22,7 @@ from calib.mechanisms.unembedding import readout_of
 from calib.metrics.intervals import Interval
 from calib.metrics.resampling import draw_counts
 from calib.models.model import Model
+from calib.reading._fields import absent_options
 from calib.reading.reading import Reading
 
 SHARE = 0.01  # of the sum of singular values, that the effective null space holds at most
@@ -176,7 +177,8 @@ def remove_subspace(model: Model, reading: Reading, subspace: Subspace, tokens) 
         for rows in (stream, stream - subspace.project(stream))
     )
     both = torch.stack([readout.logits(left), readout.logits(left, readout.lengths(whole))])
-    return both.cpu().numpy()
+    logits = both.cpu().numpy()
+    return np.where(absent_options(reading.n_options, logits.shape[2]), -np.inf, logits)
 
 
 def _spectrum(model, tokens):

@@ -9,6 +9,7 @@ import torch
 
 from calib.models.logit_lens import lens
 from calib.models.model import Model
+from calib.reading._fields import absent_options
 from calib.reading.reading import Reading
 from calib.steering.directions import Direction, make_direction
 
@@ -139,7 +140,8 @@ def restore_correction(
         lens(model, torch.tensor(begin + subspace.project(change, k), **like), tokens)
         for k in range(len(subspace.basis) + 1)
     ]
-    return torch.stack(read).float().cpu().numpy()
+    logits = torch.stack(read).float().cpu().numpy()
+    return np.where(absent_options(reading.n_options, logits.shape[2]), -np.inf, logits)
 
 
 def check_k(k: int, d_model: int) -> None:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from calib.mechanisms.unembedding import Readout, readout_of
 from calib.models.model import Model
-from calib.questions.prompts import option_tokens
+from calib.questions import check_questions, option_tokens
 from calib.reading._provenance import digest_of
 from calib.reading.layers import read_layers
 from calib.steering.directions import ENOUGH
@@ -132,6 +132,7 @@ def fit_tuned_lens(
     (5, 9, 4)
     """
     readout_of(model, [0])  # refuses what it cannot be made of, before any question is asked
+    questions = check_questions(questions)
     held = _hold_out(questions, held_out, seed)
     layers = range(model.n_layers + 1)
     reading = read_layers(model, questions, keep_residuals=layers, **settings)
@@ -168,8 +169,10 @@ class _Translator:
     def divergence(self, part):
         stream, target = self.parts[part]
         translated = stream + stream @ self.matrix.T + self.scale * self.shift
-        read = self.readout.logits(translated).log_softmax(-1)
-        return (target.exp() * (target - read)).sum(-1).mean()
+        absent = target.isneginf()  # options that a question does not have
+        read = self.readout.logits(translated).masked_fill(absent, -torch.inf).log_softmax(-1)
+        difference = target.masked_fill(absent, 0) - read.masked_fill(absent, 0)
+        return (target.exp() * difference).sum(-1).mean()
 
     def measure(self) -> float:
         with torch.no_grad():

@@ -100,7 +100,7 @@ def readout_of(model: Model, tokens=None) -> Readout:
     >>> torch.allclose(readout.logits(stream), lens(model, stream, [5, 6]), atol=1e-4)
     True
     """
-    model.require_weights("its readout is made of them")
+    model.require_rows("its readout is made of them")
     norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
     weight = unembedding.weight.detach()
     rows = slice(None)

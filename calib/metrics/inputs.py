@@ -7,11 +7,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from calib.metrics.arrays import as_array, as_reals, first_place
+
 Probabilities: TypeAlias = ArrayLike
 """Option probabilities, array_like ``[..., questions, options]``.
 
 Each row is not negative and sums to 1 within 1e-4; at least 1 question and 2 options. Leading axes,
 such as layers, are computed side by side: a metric has their shape. Rows are not renormalised.
+
+Questions may differ in their number of options: there are columns for the largest, a question
+with n options has the first n, and the others are 0.
 """
 Labels: TypeAlias = ArrayLike
 """Index of the right option, array_like of int ``[questions]``, shared by all leading axes."""
@@ -23,6 +28,7 @@ Such as a layer's residual streams.
 Score: TypeAlias = float | np.ndarray
 """A float, or a float64 array of the leading shape of the probabilities where they have one."""
 
+AXES = "[..., questions, options]"
 SUM_TOLERANCE = 1e-4  # a float32 softmax stays well inside, a float16 one may not
 
 
@@ -49,19 +55,13 @@ def check(probabilities: Probabilities, labels: Labels) -> tuple[np.ndarray, np.
     ValueError: probabilities[0] sums to 1.1; a row must sum to 1 within 0.0001. \
 For logits take the softmax, in float32 or finer
     """
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    if probabilities.dtype.kind not in "fiu":
-        raise TypeError(
-            f"probabilities are {probabilities.dtype}; they must be real numbers: "
-            "pass a float array [..., questions, options]"
-        )
-    _check_shapes(probabilities.shape, labels.shape)
+    p, labels = as_reals("probabilities", probabilities, AXES), as_array("labels", labels)
+    _check_shapes(p.shape, labels.shape)
     if labels.dtype.kind not in "iu":
         raise TypeError(
             f"labels are {labels.dtype}; they must be the integer index of the right option: "
             "convert them, for letters with 'ABCD'.index"
         )
-    p = np.ascontiguousarray(probabilities, dtype=np.float64)
     _check_values(p)
     n_options = p.shape[-1]
     outside = (labels < 0) | (labels >= n_options)
@@ -101,7 +101,7 @@ def _check_shapes(probabilities, labels) -> None:
 def _check_values(p) -> None:
     _check_finite("probabilities", p)
     if p.min() < 0:
-        at = _first(p < 0)
+        at = first_place(p < 0)
         raise ValueError(
             f"probabilities{list(at)} is {p[at]:.6g}; no entry may be negative: "
             "for logits take the softmax"
@@ -109,7 +109,7 @@ def _check_values(p) -> None:
     sums = p.sum(axis=-1)  # [..., questions]
     wrong = np.abs(sums - 1) > SUM_TOLERANCE
     if wrong.any():
-        at = _first(wrong)
+        at = first_place(wrong)
         raise ValueError(
             f"probabilities{list(at)} sums to {sums[at]:.6g}; a row must sum to 1 within "
             f"{SUM_TOLERANCE}. For logits take the softmax, in float32 or finer"
@@ -119,15 +119,11 @@ def _check_values(p) -> None:
 def _check_finite(name, array) -> None:
     finite = np.isfinite(array)
     if not finite.all():
-        at = _first(~finite)
+        at = first_place(~finite)
         raise ValueError(
             f"{name}{list(at)} is {array[at]}; every entry must be finite: "
             "find where the model overflows, or run it in a wider type"
         )
-
-
-def _first(mask) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(mask.argmax(), mask.shape))
 
 
 def check_features(features, n_questions: int | None = None) -> np.ndarray:
@@ -138,15 +134,12 @@ def check_features(features, n_questions: int | None = None) -> np.ndarray:
     ...
     ValueError: features have shape (2, 1); they must be [3, d], with d at least 1
     """
-    features = np.asarray(features)
-    if features.dtype.kind not in "fiu":
-        raise TypeError(f"features are {features.dtype}; they must be real numbers [questions, d]")
+    features = as_reals("features", features, "[questions, d]").copy()
     rows = "questions" if n_questions is None else n_questions
     if features.ndim != 2 or 0 in features.shape or rows not in ("questions", len(features)):
         raise ValueError(
             f"features have shape {features.shape}; they must be [{rows}, d], with d at least 1"
         )
-    features = features.astype(np.float64)
     _check_finite("features", features)
     return features
 
@@ -192,11 +185,28 @@ def softmax(logits) -> np.ndarray:
     """Option probabilities, float64 ``[..., options]``, of logits of any type.
 
     SciPy's, along the last axis; in float64, since confidences close to 1 are not told apart in
-    single precision, and every measure of order would see ties.
+    single precision, and every measure of order would see ties. An option with a logit of -inf,
+    which a question does not have, gets exactly 0.
 
-    >>> softmax([[0.0, 0.0], [1000.0, 0.0]]).tolist()
-    [[0.5, 0.5], [1.0, 0.0]]
+    Raises
+    ------
+    TypeError, ValueError
+        If the logits are not real numbers, or all of a row are -inf: no option is left.
+
+    Examples
+    --------
+    >>> softmax([[0.0, 0.0, -np.inf], [1000.0, 0.0, 0.0]]).tolist()
+    [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]
     """
     from scipy import special  # here, so that most metrics need NumPy alone
 
-    return special.softmax(np.asarray(logits, dtype=np.float64), axis=-1)
+    logits = as_reals("logits", logits, "[..., options]")
+    if not logits.ndim or not logits.shape[-1]:
+        raise ValueError(f"logits have shape {logits.shape}; they must be [..., options]")
+    none = np.isneginf(logits).all(axis=-1)
+    if none.any():
+        raise ValueError(
+            f"logits{list(first_place(none)) or ''} are all -inf; a softmax needs an option: leave "
+            "the row out"
+        )
+    return special.softmax(logits, axis=-1)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calib.metrics.arrays import as_array, as_reals, first_place
+
 ENDS = ("", "_low", "_high")  # of the columns of a value and of its two limits
 
 
@@ -88,6 +90,11 @@ def wilson(share, count, z: float = 1.96):
     -------
     low, high : float or float64 array ``[...]``, 0 to 1
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a share is not from 0 to 1, or a count is not above 0.
+
     References
     ----------
     .. [1] Wilson, "Probable inference, the law of succession, and statistical inference",
@@ -98,26 +105,55 @@ def wilson(share, count, z: float = 1.96):
     >>> np.round(wilson(0.5, 100), 4).tolist()
     [0.4038, 0.5962]
     """
+    share, count = as_reals("shares", share, "[...]"), as_reals("counts", count, "[...]")
+    for name, values, holds, rule in (
+        ("share", share, (share >= 0) & (share <= 1), "lie between 0 and 1: divide by the count"),
+        ("count", count, count > 0, "be above 0: leave out what has no questions"),
+    ):
+        if not holds.all():
+            at = first_place(~holds)
+            raise ValueError(f"{name}{list(at) or ''} is {values[at]}; it must {rule}")
     center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     return np.maximum(center - half, 0), np.minimum(center + half, 1)  # rounding may pass the ends
 
 
 def mean_interval(values, z: float = 1.96) -> tuple[float, float, float]:
-    """A mean over questions with its normal interval, 95 % by default: value, low and high.
+    """A mean over questions with its normal interval, 95 % by default: value, low and high [1]_.
 
     Parameters
     ----------
     values : array_like ``[questions]``
+        Finite numbers, or right and wrong as bool; at least 1, which has no width.
     z : float
-        Standard errors on either side.
+        Standard errors on either side; the standard deviation in them is that with n.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the values are not finite numbers ``[questions]``, or there are none.
+
+    References
+    ----------
+    .. [1] Wasserman, "All of statistics", Springer 2004, section 6.3.2: normal-based intervals.
 
     Examples
     --------
     >>> [round(x, 4) for x in mean_interval([0.0, 1.0] * 50)]
     [0.5, 0.402, 0.598]
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = as_array("values", values)
+    if values.dtype == bool:
+        values = values.astype(np.float64)  # right or wrong
+    values = as_reals("values", values, "[questions]")
+    if values.ndim != 1 or not values.size:
+        raise ValueError(
+            f"values have shape {values.shape}; they must be [questions], at least 1: check what "
+            "selected them"
+        )
+    if not np.isfinite(values).all():
+        at = first_place(~np.isfinite(values))
+        raise ValueError(f"values{list(at)} is {values[at]}; a mean needs finite ones: drop it")
     mean, half = float(values.mean()), float(z * values.std() / np.sqrt(len(values)))
     return mean, mean - half, mean + half
 

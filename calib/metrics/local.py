@@ -116,7 +116,7 @@ def kernel(a, b, gamma: float) -> np.ndarray:
     """
     from scipy.spatial.distance import cdist
 
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a, b = check_features(a), check_features(b)
     return np.exp(cdist(a, b, "cityblock") / (-a.shape[1] * gamma))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from calib.metrics.arrays import as_array, as_reals
+
 LEAST = 0.001  # a confidence of c takes some 1 / c options
 
 
@@ -38,7 +40,8 @@ def from_pairs(confidence, correct) -> tuple[np.ndarray, np.ndarray]:
     >>> p.tolist(), labels.tolist()
     ([[0.75, 0.25], [0.75, 0.25]], [0, 1])
     """
-    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct)
+    confidence = as_reals("confidences", confidence, "[..., questions]")
+    correct = as_array("correct", correct)
     if correct.dtype != bool:
         raise TypeError(f"correct is {correct.dtype}; it must be bool: right or wrong")
     if correct.ndim != 1 or confidence.shape[-1:] != correct.shape:

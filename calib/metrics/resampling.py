@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from calib._checks import check_count, check_level
+from calib.metrics.arrays import as_array
 from calib.metrics.binned import ece, mce
 from calib.metrics.bins import bin_index, ece_of, mce_of
 from calib.metrics.inputs import Labels, Probabilities, check, top
@@ -212,7 +213,7 @@ def resample(function, *arrays, n_resamples: int = 1000, level: float = 0.95, se
     """
     n_resamples = check_count("n_resamples", n_resamples)
     check_level(level)
-    arrays = [np.asarray(array) for array in arrays]
+    arrays = [as_array("the arrays", array) for array in arrays]
     lengths = [array.shape[:1] for array in arrays]
     if len(set(lengths)) != 1 or lengths[0] in ((), (0,)):
         raise ValueError(

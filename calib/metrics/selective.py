@@ -13,6 +13,7 @@ from calib._checks import check_count
 from calib.metrics.bins import bin_index, bin_sums, ece_of
 from calib.metrics.inputs import Labels, Probabilities, Score, check, top
 from calib.metrics.intervals import plain
+from calib.metrics.options import check_n_options
 from calib.metrics.scores import QUESTION_VALUES
 
 
@@ -77,11 +78,12 @@ def ause(probabilities: Probabilities, labels: Labels) -> Score:
     return _by_row(sparsification_error, probabilities, labels)
 
 
-def uce(probabilities: Probabilities, labels: Labels, n_bins: int = 15) -> Score:
+def uce(probabilities: Probabilities, labels: Labels, n_bins: int = 15, n_options=None) -> Score:
     """Uncertainty calibration error: normalised entropy against the error rate, in bins.
 
     Σ w_b |e_b - u_b| with weight w_b, error rate e_b and mean uncertainty u_b of the bins [1]_
-    [2]_. Uncertainty is the entropy of the option probabilities divided by log(options).
+    [2]_. Uncertainty is the entropy of the option probabilities divided by the log of the number
+    of options that the question has.
 
     It is not 0 for a calibrated model, since entropy is no probability of error: among four equal
     options it is 1, the error rate 3/4. From 0 to 1.
@@ -90,6 +92,9 @@ def uce(probabilities: Probabilities, labels: Labels, n_bins: int = 15) -> Score
     ----------
     n_bins : int
         Bins of equal width of the normalised entropy, (lo, hi], 0 in the first.
+    n_options : int or int array ``[questions]``, optional
+        Options of each question, as ``reading.n_options``, where they differ: an option of
+        probability 0 does not tell whether it is there. All columns if not given.
 
     References
     ----------
@@ -105,7 +110,7 @@ def uce(probabilities: Probabilities, labels: Labels, n_bins: int = 15) -> Score
     """
     p, labels = check(probabilities, labels)
     n_bins = check_count("n_bins", n_bins)
-    uncertainty = QUESTION_VALUES["entropy"](p, labels) / np.log(p.shape[-1])
+    uncertainty = QUESTION_VALUES["entropy"](p, labels) / np.log(check_n_options(n_options, p))
     wrong = ~top(p, labels)[1]
     sums = bin_sums(bin_index(uncertainty, n_bins), n_bins, uncertainty - wrong)
     return plain(ece_of(*sums))

@@ -53,8 +53,20 @@ WRITERS = {
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
-def find_part(module, part: str, architecture: str) -> str:
-    """Path of a part, a key of ``PATHS``, inside a module, or ValueError that names the tried."""
+def find_parts(module) -> dict[str, str]:
+    """Path of each of ``PATHS`` inside a module, or ValueError that names the tried."""
+    if getattr(module, "get_output_embeddings", lambda: module)() is None:
+        raise ValueError(
+            f"{type(module).__name__} has no unembedding, so it says nothing; open the model with "
+            "its head, as AutoModelForCausalLM gives it"
+        )
+    parts = {part: _find(module, part) for part in PATHS}
+    if not len(attrgetter(parts["layers"])(module)):
+        raise ValueError(f"{type(module).__name__} has no layers; check its configuration")
+    return parts
+
+
+def _find(module, part: str) -> str:
     for path in PATHS[part]:
         try:
             found = attrgetter(path)(module)
@@ -63,7 +75,7 @@ def find_part(module, part: str, architecture: str) -> str:
         if found is not None:
             return path
     raise ValueError(
-        f"{architecture} keeps its {part} under none of {', '.join(PATHS[part])}; "
+        f"{type(module).__name__} keeps its {part} under none of {', '.join(PATHS[part])}; "
         "this architecture is not known here"
     )
 
@@ -73,3 +85,18 @@ def logit_scale_of(config) -> float | None:
     if getattr(config, "logits_scaling", None):
         return 1 / config.logits_scaling
     return getattr(config, "logit_scale", None)
+
+
+def rope_switch_of(config) -> int | None:
+    """Prompt length beyond which LongRoPE reads all positions with other factors; None elsewhere.
+
+    Some models keep an account for each kind of layer; the shortest length counts.
+    """
+    told = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    accounts = [told, *(some for some in told.values() if isinstance(some, dict))]
+    switches = [
+        account["original_max_position_embeddings"]
+        for account in accounts
+        if account.get("rope_type", account.get("type")) == "longrope"
+    ]
+    return min(switches, default=None)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +17,8 @@ from calib.models.ndif import Job
 
 # Largest difference of two ways to the same numbers, over the largest of them, by type.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+RUNNING = threading.RLock()  # nnsight runs one trace at a time, of whatever model
 
 
 @dataclass(frozen=True, eq=False)  # two are the same only if they are one
@@ -38,9 +44,19 @@ class Model:
         Number of blocks, width of the residual stream, longest prompt in tokens.
     logit_scale, soft_cap : float or None
         What the model does to its logits after the unembedding.
+    rope_switch : int or None
+        Tokens beyond which a prompt is read with other rotary factors at *all* its positions
+        (LongRoPE): such prompts share neither a batch nor a prefix with shorter ones.
+    probe : tuple of int
+        Token ids of a real question, to try things on.
     tuple_output : bool
         Whether a block returns a tuple whose first entry is the residual stream; found by running
-        it, as is ``dtype``.
+        the model (:func:`calib.models.proof.prove`), as is all that follows.
+    plain_head : bool
+        Whether the unembedding is its weight and bias, so that single rows of it can be read.
+    pads : bool
+        Whether a prompt reads the same beside a longer one. In models that are not causal it does
+        not, and only prompts of equal length share a batch.
     dtype : torch.dtype
         Of the unembedding's weights, and so of the logits; residual streams may have another.
     """
@@ -60,7 +76,11 @@ class Model:
     context: int
     logit_scale: float | None
     soft_cap: float | None
+    rope_switch: int | None
+    probe: tuple[int, ...]
     tuple_output: bool | None = None
+    plain_head: bool = True
+    pads: bool = True
     dtype: torch.dtype | None = None
     _facts: dict = field(default_factory=dict, init=False, repr=False)
 
@@ -75,6 +95,12 @@ class Model:
         if self.remote:
             return torch.device("cpu")
         return self.module.get_input_embeddings().weight.device
+
+    @cached_property
+    def last_only(self) -> dict:
+        """What has the model compute logits at the last position alone, where it can."""
+        takes = inspect.signature(self.module.forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
     @property
     def tolerance(self) -> float:
@@ -102,10 +128,50 @@ class Model:
                 f"the weights of {self.name} are on the server, and {what}; open the model here"
             )
 
+    def require_rows(self, what: str) -> None:
+        """Refuse, in the same way, an unembedding that cannot be read row by row."""
+        self.require_weights(what)
+        if not self.plain_head:
+            kind = type(self.weights_of("unembedding")).__name__
+            raise ValueError(
+                f"{self.unembedding} of {self.name} is a {kind}, no plain linear map, so its rows "
+                f"cannot be read, and {what}; open the model without what wraps or quantizes it"
+            )
+
+    def check_ids(self, prompts) -> None:
+        """Refuse token ids that the model has no embedding for; ValueError names the token."""
+        vocabulary = self.module.config.get_text_config().vocab_size
+        n_tokens = getattr(self.module.get_input_embeddings(), "num_embeddings", vocabulary)
+        for number, ids in enumerate(prompts):
+            largest = max(ids)
+            if largest >= n_tokens:
+                raise ValueError(
+                    f"prompt {number} has the token {self.tokenizer.decode([largest])!r} of id "
+                    f"{largest}, and {self.name} embeds {n_tokens} tokens; open it with its own "
+                    "tokenizer, or call module.resize_token_embeddings(len(tokenizer))"
+                )
+
+    @contextmanager
+    def running(self):
+        """Evaluation mode and full precision, by one thread at a time; put back afterwards.
+
+        Whatever a trainer or a caller's autocast left on would change what is read.
+        """
+        with RUNNING, torch.autocast(self.device.type, enabled=False):
+            training = [part for part in self.module.modules() if part.training]
+            for part in training:
+                part.training = False
+            try:
+                yield
+            finally:
+                for part in training:
+                    part.training = True
+
     def fact(self, name, find: Callable[[], Any]) -> Any:
         """What is found by running the model, once; open it again where its module was changed."""
         if name not in self._facts:
-            self._facts[name] = find()
+            with self.running():
+                self._facts[name] = find()
         return self._facts[name]
 
     def trace(self, **inputs) -> Any:

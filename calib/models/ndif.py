@@ -10,13 +10,16 @@ What can go wrong is told by four errors, all of them OSError:
 - ``PermissionError``: there is no key, or the server refuses it;
 - ``ConnectionError``: the server cannot be reached, or the connection was lost;
 - ``TimeoutError``: the job was not done within its time limit;
-- :class:`RemoteError`: the server answers, and says that it could not do it.
+- :class:`RemoteError`: the server answers that it could not do it, or answers what is no result.
+
+Nothing that comes back is used before it is checked, and no message shows the key.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from contextlib import closing, contextmanager
@@ -24,25 +27,34 @@ from importlib.metadata import version
 
 import httpx
 import websocket
+from httpx import HTTPError, InvalidURL
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.intervention.backends.remote import RemoteError as JobError
 from nnsight.schema.config import CONFIG
 from nnsight.schema.response import ResponseModel
+from websocket import WebSocketException
+
+from calib.models._answers import Misunderstood, saved_names, understood
 
 AGAIN = "call again: with resume=, a reading goes on where it was"
 
 
 class RemoteError(OSError):
-    """The server could not run a job: the model is not there, or the block failed."""
+    """A job gave no result: the model is not there, the block failed, or what came is damaged."""
 
 
 def api_key() -> str:
     """The key to NDIF, or PermissionError that says where to get one and where to put it."""
-    key = os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY
+    key = (os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY or "").strip()
     if not key:
         raise PermissionError(
             "remote=True needs a key to NDIF and none is set: get one at https://login.ndif.us, "
             "and put it into the environment variable NDIF_API_KEY or call nnsight.login()"
+        )
+    if not re.fullmatch("[!-~]+", key):  # else the error of whoever sends it shows it
+        raise PermissionError(
+            "the key to NDIF holds a blank, a line break or a letter beyond ASCII, as no key does; "
+            "copy it once more from https://login.ndif.us"
         )
     return key
 
@@ -88,12 +100,16 @@ class Job(RemoteBackend):
                 timeout=self.left(),
             )
             with closing(connection):
-                request.session_id = json.loads(self.hear(connection))["session_id"]
+                request.session_id = self.session_of(self.hear(connection))
                 response = self._post(request, blob)
                 while not self.note(response):
                     self.heard = f"{response.status.value}: {response.description}"
                     response = self.parse(self.hear(connection))
-                return self.download_result(response.data)
+                values = self.download_result(response.data)
+            missing = sorted(saved_names(tracer.node) - values.keys())
+            if missing:
+                raise Misunderstood(f"a result without {missing[0]!r}, which the block saves")
+            return values
 
     def left(self) -> float:
         """Seconds to the deadline; TimeoutError if there are none."""
@@ -130,13 +146,36 @@ class Job(RemoteBackend):
             headers=headers,
             timeout=self.left(),
         )
-        return ResponseModel.model_validate_json(answer.raise_for_status().text)
+        return self.parse(answer.raise_for_status().text)
+
+    def session_of(self, message) -> str:
+        """The name that the server gives to a subscription."""
+        with understood(message):
+            session = json.loads(message)["session_id"]
+            if not isinstance(session, str):
+                raise TypeError
+            return session
+
+    def parse(self, message) -> ResponseModel:
+        """A status message, or the error that tells what came in its place."""
+        with understood(message):
+            return super().parse(message)
 
     def download_result(self, result) -> dict:
-        """What was saved, from its bytes or from the address where they lie."""
-        if isinstance(result, str):
+        """What was saved, by name, from its bytes or from the address where they lie."""
+        if result and isinstance(result, str):
             result = httpx.get(result, timeout=self.left()).raise_for_status().content
-        return super().download_result(result)
+        with understood(result):
+            values = self.finalize(result)
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise Misunderstood(f"a {type(values).__name__} where values by name were due")
+        if not values:
+            raise Misunderstood("a result without any value")
+        return values
+
+    def without_key(self, text) -> str:
+        """In one line, whatever a server sends back: it may be what it was sent."""
+        return " ".join(str(text).replace(self.api_key, "(the key)").split())
 
 
 @contextmanager
@@ -144,45 +183,61 @@ def explained(job: Job):
     """Whatever happens on the way to the server and back, as one of this module's errors."""
     try:
         yield
-    except (TimeoutError, websocket.WebSocketTimeoutException, httpx.TimeoutException) as error:
-        raise TimeoutError(
-            f"{job.host} was not done within {job.time_limit:g} seconds (last heard: {job.heard}); "
-            f"give open_model a longer time_limit, or {AGAIN}"
-        ) from error
-    except JobError as error:
-        raise RemoteError(_failure(job.host, str(error))) from error
-    except httpx.HTTPStatusError as error:
-        raise _refusal(job.host, error.response.status_code, error.response.text) from error
-    except websocket.WebSocketBadStatusException as error:
-        text = (error.resp_body or b"").decode(errors="replace")
-        raise _refusal(job.host, error.status_code, text) from error
-    except (OSError, websocket.WebSocketException, httpx.TransportError) as error:
-        raise ConnectionError(
-            f"{job.host} cannot be reached or the connection was lost ({error}); check the "
-            f"network, and NDIF_HOST if it is set, then {AGAIN}"
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise RemoteError(
-            f"{job.host} answers what nnsight {version('nnsight')} does not understand; check "
-            "NDIF_HOST if it is set, and nnsight.compare() for other versions there"
-        ) from error
+    except Exception as error:
+        explanation = _explanation(job, error)
+        if explanation is None:
+            raise
+        # The cause would be printed too, and may quote what was sent.
+        raise explanation from (None if job.api_key in str(error) else error)
 
 
-def _failure(host: str, told: str) -> str:
+def _explanation(job: Job, error: Exception) -> OSError | None:
+    said = job.without_key(error)
+    match error:
+        case TimeoutError() | websocket.WebSocketTimeoutException() | httpx.TimeoutException():
+            return TimeoutError(
+                f"{job.host} was not done within {job.time_limit:g} seconds (last heard: "
+                f"{job.without_key(job.heard)}); give open_model a longer time_limit, or {AGAIN}"
+            )
+        case JobError():
+            return RemoteError(_failure(job, str(error)))
+        case Misunderstood():
+            return RemoteError(
+                f"{job.host} answers what nnsight {version('nnsight')} does not understand: "
+                f"{said[:200]}; check NDIF_HOST if it is set, and nnsight.compare() for other "
+                f"versions there, or {AGAIN}"
+            )
+        case httpx.HTTPStatusError():
+            return _refusal(job, error.response.status_code, error.response.text)
+        case websocket.WebSocketBadStatusException():
+            text = (error.resp_body or b"").decode(errors="replace")
+            return _refusal(job, error.status_code, text)
+        case OSError() | ValueError() | WebSocketException() | HTTPError() | InvalidURL():
+            return ConnectionError(
+                f"{job.host} cannot be reached or the connection was lost ({said}); check the "
+                f"network, and NDIF_HOST if it is set, then {AGAIN}"
+            )
+    return None
+
+
+def _failure(job: Job, told: str) -> str:
     if "Traceback (most recent call last)" in told:
-        return f"the job failed on {host}: {told.strip().splitlines()[-1]}"
-    told = " ".join(told.split())
-    return f"{host} did not run the job: {told}; nnsight.status() lists the models it serves"
+        return f"the job failed on {job.host}: {job.without_key(told.strip().splitlines()[-1])}"
+    return (
+        f"{job.host} did not run the job: {job.without_key(told)}; nnsight.status() lists the "
+        "models it serves"
+    )
 
 
-def _refusal(host: str, status: int, text: str) -> OSError:
+def _refusal(job: Job, status: int, text: str) -> OSError:
     try:
         text = json.loads(text)["detail"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass  # not as NDIF says it: as it stands
+    text = job.without_key(text)[:500]
     if status == 401:
         return PermissionError(
-            f"{host} refuses the key ({text}); check NDIF_API_KEY, or get another at "
+            f"{job.host} refuses the key ({text}); check NDIF_API_KEY, or get another at "
             "https://login.ndif.us"
         )
-    return RemoteError(f"{host} refuses the job with HTTP status {status} ({text[:500]}); {AGAIN}")
+    return RemoteError(f"{job.host} refuses the job with HTTP status {status} ({text}); {AGAIN}")

@@ -9,7 +9,6 @@ model's own logits.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
@@ -17,12 +16,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 from nnsight.modeling.transformers import TransformersModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from calib.models.architectures import PATHS, find_part, logit_scale_of
-from calib.models.logit_lens import check_lens
+from calib.models.architectures import find_parts, logit_scale_of, rope_switch_of
 from calib.models.model import Model
 from calib.models.ndif import api_key
+from calib.models.proof import probes_of, prove
 
 LABORATORY = {name: files("calib") / "laboratory" / name for name in ("almanac", "almanac-tuned")}
 
@@ -36,8 +35,8 @@ def open_model(
     ----------
     source : str, Path or (module, tokenizer)
         ``"almanac"`` or ``"almanac-tuned"`` (the laboratory's models, shipped with the package), a
-        hub id, a folder written by ``save_pretrained``, or a loaded pair. A loaded module is put
-        into evaluation mode and stays where it is.
+        hub id, a folder written by ``save_pretrained``, or a loaded pair. A loaded module stays
+        where it is; whatever is read of it is read in evaluation mode.
     remote : bool
         Run the model on NDIF (https://ndif.us), which takes a hub id and needs a key in the
         environment variable ``NDIF_API_KEY``. Only the configuration and the tokenizer are
@@ -52,11 +51,14 @@ def open_model(
 
     Raises
     ------
+    TypeError
+        If the source is none of these kinds.
     ValueError
-        If a part cannot be found, weights have no place on a device, the tokenizer ends prompts
-        with a token of its own, or the lens at the last layer differs from the model's own logits;
-        the message says where. With ``remote``, also if the source is no hub id, or a device or
-        dtype is given.
+        If the source is a file or a missing folder, a part cannot be found, weights have no place
+        on a device, the tokenizer ends prompts with a token of its own or has tokens that the model
+        does not embed, logits are not finite, or the lens at the last layer differs from the
+        model's own logits; the message says where. With ``remote``, also if the source is no hub
+        id, or a device or dtype is given.
     OSError
         With ``remote``: PermissionError, ConnectionError, TimeoutError or
         :class:`calib.models.RemoteError`, as a later trace of the model.
@@ -74,12 +76,14 @@ def open_model(
         traced = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
     else:
         module, tokenizer, name = _load(source, device, dtype)
-        _check_placement(module)
+        _check_module(module)
+        find_parts(module)  # refuses what is unknown here before nnsight does in its words
         traced = TransformersModel(module, tokenizer=tokenizer)
     _check_tokenizer(tokenizer)
     module, config = traced._module, traced._module.config.get_text_config()
-    architecture = type(module).__name__
-    paths = {part: find_part(module, part, architecture) for part in PATHS}
+    architecture, paths = type(module).__name__, find_parts(module)
+    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    probes = probes_of(tokenizer, context)
     model = Model(
         traced=traced,
         tokenizer=tokenizer,
@@ -91,12 +95,13 @@ def open_model(
         **paths,
         n_layers=len(attrgetter(paths["layers"])(module)),
         d_model=config.hidden_size,
-        context=getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length,
+        context=context,
         logit_scale=logit_scale_of(config),
         soft_cap=getattr(config, "final_logit_softcapping", None),
+        rope_switch=rope_switch_of(config),
+        probe=tuple(probes[0]),
     )
-    tuple_output, weights_dtype = check_lens(model)
-    return replace(model, tuple_output=tuple_output, dtype=weights_dtype)
+    return prove(model, probes)
 
 
 def _check_remote(source, device, dtype) -> None:
@@ -127,10 +132,11 @@ def _revision(source) -> str:
 
 def _load(source, device, dtype):
     if isinstance(source, tuple):
-        module, tokenizer = source
+        module, tokenizer = _check_pair(source)
         # nnsight sets the padding side of the tokenizer it is given; the caller's stays untouched.
         name = getattr(module, "name_or_path", "") or type(module).__name__
-        return module.eval(), copy.deepcopy(tokenizer), name
+        return module, copy.deepcopy(tokenizer), name
+    _check_path(source)
     on_gpu = torch.cuda.is_available()
     if device is None:
         device = "cuda" if on_gpu else "cpu"
@@ -139,14 +145,61 @@ def _load(source, device, dtype):
         dtype = "auto" if on_gpu else torch.float32
     path = str(LABORATORY.get(source, source))
     placed = {"device_map": "auto"} if device == "auto" else {}
-    module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **placed).eval()
+    module, found = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, output_loading_info=True, **placed
+    )
+    if lost := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"{path} lacks {len(lost)} weights, first {lost[0]}, which would be random; check that "
+            "the checkpoint is whole, and of the architecture that its config.json names"
+        )
     if not placed:
         module.to(device)
     return module, AutoTokenizer.from_pretrained(path), str(source)
 
 
-def _check_placement(module) -> None:
-    """Refuse weights that are moved in for a moment only: a trace cannot read them."""
+def _check_pair(source) -> tuple:
+    """Module and tokenizer of a loaded pair, in this order."""
+    module, tokenizer = (*source, None)[:2]
+    is_pair = len(source) == 2 and isinstance(module, torch.nn.Module)
+    if not (is_pair and isinstance(tokenizer, PreTrainedTokenizerBase)):
+        kinds = ", ".join(type(part).__name__ for part in source)
+        raise TypeError(
+            f"the source is ({kinds}); a loaded pair is (module, tokenizer), both of transformers"
+        )
+    return module, tokenizer
+
+
+def _check_path(source) -> None:
+    """Refuse what is no folder here and cannot be the id of a model on the hub."""
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"the source is a {type(source).__name__}; name a model, or pass (module, tokenizer)"
+        )
+    text, path = str(source), Path(source)
+    if source in LABORATORY or path.is_dir():
+        return
+    if path.is_file():
+        raise ValueError(
+            f"{text} is a file; a model is a folder written by save_pretrained. Load it by "
+            "transformers, a .gguf file by AutoModelForCausalLM.from_pretrained(folder, "
+            "gguf_file=name), and pass (module, tokenizer)"
+        )
+    if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "~", "/")):
+        raise ValueError(f"there is no folder {text!r} here; check the path")
+
+
+def _check_module(module) -> None:
+    """Refuse what cannot be traced: a wrapper of PEFT, and weights that have no place.
+
+    Those are moved in from memory or disk for a moment only.
+    """
+    if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
+        raise ValueError(
+            f"{type(module).__name__} wraps the model; of adapters such as LoRA's, open "
+            "module.merge_and_unload(), or module.get_base_model() with them switched on. A prompt "
+            "that was tuned adds tokens of its own, and cannot be read"
+        )
     away = [name for name, weight in module.named_parameters() if weight.device.type == "meta"]
     if away:
         raise ValueError(
@@ -157,9 +210,13 @@ def _check_placement(module) -> None:
 
 
 def _check_tokenizer(tokenizer) -> None:
-    prompt = tokenizer("Answer:")["input_ids"]
-    if prompt and prompt[-1] == tokenizer.eos_token_id:
+    """Refuse a tokenizer that ends its prompts: what is read would not be the answer's place."""
+    text = "Which?\nAnswer:"
+    plain, full = (tokenizer(text, add_special_tokens=a)["input_ids"] for a in (False, True))
+    ended = not plain or full[-1] == tokenizer.eos_token_id
+    if ended or full[-len(plain) :] != plain:
         raise ValueError(
-            f"{type(tokenizer).__name__} ends every prompt with {tokenizer.eos_token!r}, so the "
-            "answer position would be lost; open its tokenizer with add_eos_token=False"
+            f"{type(tokenizer).__name__} ends every prompt with {tokenizer.decode(full[-1:])!r}, "
+            "so the answer position would be lost; open its tokenizer with add_eos_token=False, or "
+            "leave out what its post-processor appends"
         )

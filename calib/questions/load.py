@@ -1,47 +1,61 @@
-"""Multiple-choice questions in MMLU's columns, checked row by row.
+"""Multiple-choice questions from wherever people have them, in MMLU's columns, checked row by row.
 
-A question is a row with ``question``, ``subject``, ``choices`` (2 to 10 options) and ``answer``
-(the index of the right option); where the truth is known, ``posterior`` holds the probability
-that each option is the recorded answer.
+A question is a row with ``question``, ``subject``, ``choices`` (2 to 26 options, perhaps not as
+many in each), and ``answer`` (the index of the right option); where the truth is known,
+``posterior`` holds the probability that each option is the recorded answer.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
+import os
+import warnings
+from numbers import Integral
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet
-from datasets import Dataset, load_dataset
+import pandas as pd
+from datasets import Dataset, DatasetDict, load_dataset
 
 from calib.questions import almanac
-from calib.questions.mmlu import CATEGORIES, has_known_repeat
+from calib.questions.check import as_dataset, has_repeat, rows_of
+from calib.questions.columns import to_mmlu
+from calib.questions.mmlu import CATEGORIES
+from calib.questions.rows import SPLIT_NAMES, files_of, read_file
+from calib.questions.sets import SETS, load_set
 
-MAX_OPTIONS = 10
-SPLITS = ("test", "validation", "dev")
-COLUMNS = ("question", "subject", "choices", "answer")
+REPEATS = ("refuse", "drop", "keep")
 HUB_MMLU = "cais/mmlu"
+ENOUGH = 20  # questions that tell whether the right answers stand at one letter on purpose
 
 
 def load_questions(
-    source, split="test", subjects=None, category=None, limit=None, seed=0
+    source, split="test", subjects=None, category=None, limit=None, seed=0, repeats="refuse"
 ) -> Dataset:
     """Load multiple-choice questions, checked row by row.
 
     Parameters
     ----------
-    source : str or Path
-        ``"almanac"`` (the laboratory, with posteriors), ``"mmlu"`` (the hub's ``cais/mmlu``), or a
-        folder holding ``<split>*.parquet`` or ``<split>*.jsonl``, directly or under ``all/``.
+    source : str, Path, datasets.Dataset, pandas.DataFrame or list of dict
+        ``"almanac"`` (the laboratory, with posteriors); ``"mmlu"`` (the hub's ``cais/mmlu``);
+        ``"truthfulqa"``, ``"copa"``, ``"cola"`` or ``"rotten_tomatoes"`` (on the hub, too); a
+        folder with a file for the split, ``<split>*``, ``*_<split>`` or in a folder of that name;
+        one file; or the rows themselves. Files are jsonl, parquet or csv, this with or without a
+        header. Columns are MMLU's, or those of Global-MMLU, MMMLU, MMLU-Redux or MMLU-Pro. The
+        answer is an index or a letter; digits are indices, from 0. Without a column for it, the
+        subject is the file's name.
     split : {"test", "validation", "dev"}
-        ``dev`` holds the exemplars of few-shot prompts.
+        ``dev`` holds the exemplars of few-shot prompts. A file, and rows, are of one split.
     subjects : str or list of str, optional
         Keep these subjects only.
     category : {"STEM", "humanities", "social sciences", "other"}, optional
         Keep the subjects of one of MMLU's four categories.
     limit : int, optional
         Keep at most this many questions: a random subset drawn with ``seed``, in file order.
+    seed : int
+        Of the subset, and of TruthfulQA's options, of which the right one always comes first.
+    repeats : {"refuse", "drop", "keep"}
+        What becomes of a question in which an option stands twice. Those released with MMLU are
+        read as published.
 
     Returns
     -------
@@ -51,10 +65,12 @@ def load_questions(
 
     Raises
     ------
+    TypeError
+        If the source is of another kind.
     ValueError
-        For a missing column, an empty question or option, a repeated option, options that differ
-        in number, an answer out of range, text that is not UTF-8, an unknown split, subject or
-        category. The message names the row.
+        For a missing column, an empty question or option, a repeated option, an answer out of
+        range, a value of another type, text that is not UTF-8, an unknown split, subject or
+        category. The message names the file and the row.
 
     References
     ----------
@@ -66,44 +82,47 @@ def load_questions(
     >>> len(questions), sorted(set(questions["subject"]))
     (100, ['bridge_geology', 'field_botany'])
     """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit is {limit!r}; it must be a whole number of at least 1, or None")
-    questions = _read(source, split)
-    _check_rows(questions, source)
+    _check_wishes(split, subjects, category, limit, seed, repeats)
+    name = str(source) if isinstance(source, str | Path) else "questions"
+    rows = _read(source, split, seed)
+    if repeats == "drop":
+        rows = _without_repeats(rows)
+    if not rows:
+        raise ValueError(f"{name}: there are no questions in it")
+    questions = as_dataset(rows, name, repeats=repeats)
     wanted = _wanted_subjects(set(questions["subject"]), subjects, category)
     keep = [i for i, subject in enumerate(questions["subject"]) if subject in wanted]
     questions = questions.select(keep)
     if limit is not None and limit < len(questions):
         shuffled = Dataset.from_dict({"row": range(len(questions))}).shuffle(seed=seed)
         questions = questions.select(sorted(shuffled["row"][:limit]))
-    questions.info.dataset_name = str(source)
+    _warn_of_one_letter(questions)
+    if isinstance(source, Dataset):
+        questions.info.dataset_name = source.info.dataset_name
+    elif isinstance(source, str | Path):
+        questions.info.dataset_name = str(source)
     return questions
 
 
-def count_options(questions: Dataset) -> int:
-    """Number of options, which must be the same for all questions.
+def _check_wishes(split, subjects, category, limit, seed, repeats) -> None:
+    for what, value, known in (("split", split, SPLIT_NAMES), ("repeats", repeats, REPEATS)):
+        if value not in list(known):
+            raise ValueError(f"{what} {value!r} is unknown; choose one of {', '.join(known)}")
+    some = [subjects] if isinstance(subjects, str) else subjects
+    if some is not None and not (
+        isinstance(some, list | tuple | set | frozenset) and all(isinstance(s, str) for s in some)
+    ):
+        raise ValueError(f"subjects is {subjects!r:.60}; it must be a subject or a list of them")
+    if category is not None and category not in list(CATEGORIES):
+        raise ValueError(f"category {category!r} is unknown; choose one of {', '.join(CATEGORIES)}")
+    if limit is not None and not _is_whole(limit, 1):
+        raise ValueError(f"limit is {limit!r}; it must be a whole number of at least 1, or None")
+    if not _is_whole(seed, 0):
+        raise ValueError(f"seed is {seed!r}; it must be a whole number of at least 0")
 
-    Raises
-    ------
-    ValueError
-        If there are no questions, or some have more options than others.
 
-    Examples
-    --------
-    >>> count_options(load_questions("almanac", limit=3))
-    4
-    """
-    counts = sorted({len(choices) for choices in questions["choices"]})
-    if not counts:
-        raise ValueError("there are no questions: check what selected them")
-    if len(counts) > 1:
-        raise ValueError(
-            f"questions have from {counts[0]} to {counts[-1]} options; all must have equally "
-            "many: take those of one number at a time"
-        )
-    return counts[0]
+def _is_whole(value, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
 def category_of(subject: str) -> str:
@@ -122,82 +141,59 @@ def category_of(subject: str) -> str:
     )
 
 
-def _read(source, split: str) -> Dataset:
+def _read(source, split: str, seed: int) -> list[dict]:
+    """Rows in MMLU's columns, not yet checked."""
+    if isinstance(source, Dataset | DatasetDict | pd.DataFrame | list | tuple):
+        given = rows_of(source)
+        rows = to_mmlu(given, "questions")
+        if isinstance(source, Dataset):  # what a Dataset of questions remembers of its options
+            for name in {"order", "repeats"} & set(source.column_names):
+                for row, before in zip(rows, given, strict=True):
+                    row[name] = before[name]
+        return rows
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"the source is a {type(source).__name__}; it must be a name, a folder, a file, a "
+            "Dataset, a DataFrame or a list of dictionaries"
+        )
     if source == "almanac":
-        return Dataset.from_list(almanac.split_rows(split))
+        return almanac.split_rows(split)
     if source == "mmlu":
-        return load_dataset(HUB_MMLU, "all", split=split)
-    folder = Path(source)
-    for place in (folder, folder / "all"):
-        for suffix, read in ((".parquet", _read_parquet), (".jsonl", _read_jsonl)):
-            files = sorted(place.glob(f"{split}*{suffix}"))
-            if files:
-                return Dataset(pa.concat_tables([read(file) for file in files]))
+        return load_dataset(HUB_MMLU, "all", split=split).to_list()
+    if source in SETS:
+        return load_set(source, split, seed)
+    path, name = Path(source), str(source)
+    if os.path.isfile(path):
+        return to_mmlu(read_file(path), name)
+    if os.path.isdir(path) and (files := files_of(path, split)):
+        return to_mmlu([row for file in files for row in read_file(file)], name)
     raise ValueError(
-        f"source {str(source)!r} is neither 'almanac' nor 'mmlu' nor a folder with "
-        f"{split}*.parquet or {split}*.jsonl in it or under its all/"
+        f"source {name!r} is neither 'almanac' nor 'mmlu' nor a folder with {split}*.parquet, "
+        f"{split}*.jsonl or {split}*.csv in it or under its all/, nor another of the layouts that "
+        f"load_questions knows, nor a file, nor one of {', '.join(SETS)}"
     )
 
 
-def _read_parquet(file: Path) -> pa.Table:
-    table = pa.parquet.read_table(file)
-    try:
-        table.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} holds text that is not UTF-8 ({error}); save it again") from None
-    return table
-
-
-def _read_jsonl(file: Path) -> pa.Table:
-    rows = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        try:
-            rows.append(json.loads(line.decode("utf-8")))
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{file}, line {number}: byte {error.start} is not UTF-8; save the file as UTF-8"
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number} is not JSON ({error})") from None
-        if not isinstance(rows[-1], dict):
-            raise ValueError(f"{file}, line {number} is {rows[-1]!r:.60}; it must be an object")
-    return pa.Table.from_pylist(rows)
-
-
-def _check_rows(questions: Dataset, source) -> None:
-    missing = [name for name in COLUMNS if name not in questions.column_names]
-    if missing:
-        raise ValueError(
-            f"{source}: no column {missing[0]!r}; found {questions.column_names}, "
-            f"needed {list(COLUMNS)}"
+def _without_repeats(rows: list[dict]) -> list[dict]:
+    kept = [row for row in rows if not has_repeat(row)]
+    if len(kept) < len(rows):
+        warnings.warn(
+            f"{len(rows) - len(kept)} of {len(rows)} questions are left out: an option stands "
+            "twice in them",
+            stacklevel=3,
         )
-    if not len(questions):
-        raise ValueError(f"{source}: there are no questions in it")
-    n_options = len(questions[0]["choices"])
-    if not 2 <= n_options <= MAX_OPTIONS:
-        raise ValueError(f"{source}: {n_options} options; there must be from 2 to {MAX_OPTIONS}")
-    for i, row in enumerate(questions):
-        fault = _fault(row, n_options)
-        if fault:
-            raise ValueError(f"{source}, question {i} ({row['question']!r:.60}): {fault}")
+    return kept
 
 
-def _fault(row, n_options: int) -> str | None:
-    """What is wrong with a row, and the rule it breaks; None if nothing is."""
-    choices, answer = row["choices"], row["answer"]
-    if not isinstance(row["question"], str) or not row["question"].strip():
-        return "the question is empty; every question needs a text"
-    if not isinstance(row["subject"], str) or not row["subject"].strip():
-        return "the subject is empty; every question needs one"
-    if len(choices) != n_options:
-        return f"{len(choices)} options where the first question has {n_options}; all need as many"
-    if not all(isinstance(c, str) and c.strip() for c in choices):
-        return f"an option is empty in {choices}; every option needs a text"
-    if len(set(choices)) < n_options and not has_known_repeat(row):
-        return f"an option stands twice in {choices}; options must differ"
-    if not isinstance(answer, int) or not 0 <= answer < n_options:
-        return f"answer is {answer!r}; it must be a whole number from 0 to {n_options - 1}"
-    return None
+def _warn_of_one_letter(questions: Dataset) -> None:
+    """A model that favours the letter would look like one that knows."""
+    answers = set(questions["answer"])
+    if len(questions) >= ENOUGH and len(answers) == 1:
+        warnings.warn(
+            f"the right answer of all {len(questions)} questions stands in place {min(answers)}; "
+            "move the options around with shuffle_options before a model is asked",
+            stacklevel=3,
+        )
 
 
 def _wanted_subjects(present: set[str], subjects, category) -> set[str]:
@@ -207,8 +203,6 @@ def _wanted_subjects(present: set[str], subjects, category) -> set[str]:
         raise ValueError(f"no subject {subject!r} here; did you mean {', '.join(close)}?")
     if category is None:
         return wanted
-    if category not in CATEGORIES:
-        raise ValueError(f"category {category!r} is unknown; choose one of {', '.join(CATEGORIES)}")
     chosen = {s for s in wanted if category_of(s) == category}
     if not chosen:
         raise ValueError(f"none of the subjects {sorted(wanted)} belongs to {category!r}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from datasets import Dataset
 
-from calib.questions.load import MAX_OPTIONS, load_questions
+from calib.questions.check import check_questions
+from calib.questions.faults import LETTERS
+from calib.questions.load import load_questions
+from calib.questions.options import options_per_question
 
-LETTERS = "ABCDEFGHIJ"[:MAX_OPTIONS]
 PROMPT_FORM = "MMLU, lettered options, answer letter after 'Answer:'"
 
 
@@ -47,8 +51,8 @@ def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None 
 
     Parameters
     ----------
-    questions : datasets.Dataset
-        Rows as :func:`load_questions` gives them.
+    questions : datasets.Dataset, pandas.DataFrame or list of dict
+        As :func:`load_questions` gives them, or in the same columns.
     shots : int
         Exemplars before each question, 0 to 5: the first of its subject in ``exemplars``.
     exemplars : datasets.Dataset, optional
@@ -75,12 +79,12 @@ def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None 
     >>> [prompt.count("Answer:") for prompt in prompts]
     [2, 2]
     """
-    if not isinstance(shots, int) or not 0 <= shots <= 5:
+    if not isinstance(shots, int) or isinstance(shots, bool) or not 0 <= shots <= 5:
         raise ValueError(f"shots is {shots!r}; it must be a whole number from 0 to 5")
+    questions = check_questions(questions, unanswered=True)
     if shots == 0:
         return [format_question(row) for row in questions]
-    if exemplars is None:
-        exemplars = _own_exemplars(questions)
+    exemplars = _own_exemplars(questions) if exemplars is None else check_questions(exemplars)
     by_subject: dict[str, list[str]] = {}
     for row in exemplars:
         solved = f"{_format_body(row)} {LETTERS[row['answer']]}\n\n"
@@ -103,6 +107,9 @@ def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None 
 def prepare(tokenizer, questions: Dataset, shots: int = 0, exemplars: Dataset | None = None):
     """The option letters' tokens, and the token ids of every question's prompt.
 
+    There are tokens for the question with the most options. Where the tokenizer writes a letter's
+    space as a token of its own, the prompts end with it.
+
     Raises
     ------
     ValueError
@@ -116,10 +123,12 @@ def prepare(tokenizer, questions: Dataset, shots: int = 0, exemplars: Dataset | 
     >>> len(tokens), len(prompts)
     (4, 3)
     """
+    questions = check_questions(questions, unanswered=True)
     if not len(questions):
         raise ValueError("there are no questions to read")
-    tokens = option_tokens(tokenizer, len(questions[0]["choices"]))
-    return tokens, tokenize(tokenizer, build_prompts(questions, shots, exemplars))
+    space, tokens = _answer_form(tokenizer, int(options_per_question(questions).max()))
+    prompts = build_prompts(questions, shots, exemplars)
+    return tokens, tokenize(tokenizer, [prompt + space for prompt in prompts])
 
 
 def tokenize(tokenizer, prompts: list[str]) -> list[np.ndarray]:
@@ -142,14 +151,15 @@ def tokenize(tokenizer, prompts: list[str]) -> list[np.ndarray]:
 def option_tokens(tokenizer, n_options: int) -> list[int]:
     """The token that answers with each letter, found in the context ``Answer:``.
 
-    A letter is answered as ``" A"`` or ``"A"``, whichever continues the prompt by exactly one
-    token without changing the prompt's own.
+    After "Answer:" a letter follows with a space, as in the exemplars. The tokens of the letters
+    are those that differ; what comes before them, the space where it is a token of its own, belongs
+    to the prompt.
 
     Parameters
     ----------
     tokenizer : transformers tokenizer
     n_options : int
-        2 to 10.
+        2 to 26.
 
     Returns
     -------
@@ -159,7 +169,7 @@ def option_tokens(tokenizer, n_options: int) -> list[int]:
     Raises
     ------
     ValueError
-        If some letter is not a single token either way.
+        If some letter is not a single token, or an unknown one.
 
     Examples
     --------
@@ -168,25 +178,29 @@ def option_tokens(tokenizer, n_options: int) -> list[int]:
     >>> tokenizer.decode(option_tokens(tokenizer, 4))
     ' A B C D'
     """
+    return _answer_form(tokenizer, n_options)[1]
+
+
+def _answer_form(tokenizer, n_options: int) -> tuple[str, list[int]]:
+    """What a prompt ends with beyond "Answer:", nothing or a space, and the letters' tokens."""
     if not 2 <= n_options <= len(LETTERS):
         raise ValueError(f"{n_options} options; a question must have from 2 to {len(LETTERS)}")
-    context = "D. none\nAnswer:"
-    prompt = tokenizer(context, add_special_tokens=False)["input_ids"]
-    found = {}
-    for space in (" ", ""):
-        answers = [
-            tokenizer(context + space + letter, add_special_tokens=False)["input_ids"]
-            for letter in LETTERS[:n_options]
-        ]
-        single = all(a[:-1] == prompt for a in answers)
-        if single and len({a[-1] for a in answers}) == n_options:
-            return [a[-1] for a in answers]
-        found[space] = [a[len(prompt) :] for a in answers]
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    context, letters = "D. none\nAnswer:", LETTERS[:n_options]
+    answers = [ids(f"{context} {letter}") for letter in letters]
+    tokens = [answer[-1] for answer in answers if answer]
+    before = {tuple(answer[:-1]) for answer in answers}
+    different = len(set(tokens)) == n_options and tokenizer.unk_token_id not in tokens
+    for space in ("", " "):
+        if different and before == {tuple(ids(context + space))}:
+            return space, tokens
     raise ValueError(
-        f"the tokenizer {type(tokenizer).__name__} does not write the letters "
-        f"{LETTERS[:n_options]} as {n_options} different single tokens after 'Answer:' "
-        f"(with a space {found[' ']}, without {found['']}); option probabilities are not "
-        "defined for it"
+        f"the tokenizer {type(tokenizer).__name__} does not write the letters {letters} as "
+        f"{n_options} different single tokens after 'Answer:' (with a space they end in "
+        f"{[answer[-2:] for answer in answers]}); option probabilities are not defined for it"
     )
 
 
@@ -197,9 +211,10 @@ def _format_body(row) -> str:
 
 def _own_exemplars(questions: Dataset) -> Dataset:
     source = questions.info.dataset_name
-    if not source:
-        raise ValueError(
-            "these questions do not say where they come from, so shots > 0 needs "
-            "exemplars=load_questions(<source>, 'dev')"
-        )
-    return load_questions(source, "dev")
+    if source in ("almanac", "mmlu") or os.path.isdir(source or ""):
+        return load_questions(source, "dev")
+    where = f"come from {source}, which has none" if source else "do not say where they come from"
+    raise ValueError(
+        f"exemplars are needed for shots > 0, and these questions {where}: pass "
+        "exemplars=load_questions(<source>, 'dev'), or other questions"
+    )

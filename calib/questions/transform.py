@@ -7,13 +7,15 @@ the letters is the letters' doing.
 
 from __future__ import annotations
 
+import zlib
 from numbers import Integral
 
+import numpy as np
 from datasets import Dataset
 
-from calib.questions.load import count_options
-
-NO_ANSWER = -1  # as a label it makes every metric refuse
+from calib.questions.check import as_before, as_dataset, check_questions
+from calib.questions.faults import NO_ANSWER
+from calib.questions.options import count_options
 
 
 def rotate_options(questions: Dataset, shift: int) -> Dataset:
@@ -48,21 +50,76 @@ def rotate_options(questions: Dataset, shift: int) -> Dataset:
     """
     if not isinstance(shift, Integral):
         raise TypeError(f"shift is {shift!r}; it must be an integer, a number of letters")
-    columns = questions.to_dict()
-    answers = zip(columns["answer"], columns["choices"], strict=True)
-    columns["answer"] = [
-        (answer + shift) % len(choices) if answer >= 0 else answer for answer, choices in answers
-    ]
-    for name in {"choices", "posterior"} & set(columns):
-        columns[name] = [_move_on(row, shift) for row in columns[name]]
-    rotated = Dataset.from_dict(columns, features=questions.features)
-    rotated.info.dataset_name = questions.info.dataset_name
-    return rotated
+    questions = check_questions(questions, unanswered=True)
+    return _changed([_rotate(row, shift) for row in questions], questions)
 
 
-def _move_on(row: list, shift: int) -> list:
-    start = -shift % len(row)
-    return row[start:] + row[:start]
+def shuffle_options(questions, seed: int = 0) -> Dataset:
+    """The same questions with their options in random order, which a column remembers.
+
+    Where the right option always comes first, as in TruthfulQA, a model that likes the first
+    letter would look like one that knows. The order depends on the seed and the question alone,
+    not on its place or on what else is asked.
+
+    Parameters
+    ----------
+    questions : datasets.Dataset, pandas.DataFrame or list of dict
+    seed : int
+        Not negative.
+
+    Returns
+    -------
+    datasets.Dataset
+        Answers, and posteriors where there are any, move with the options. ``order[k]`` is the
+        place at which the option that now is at place k stood before the first shuffle.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the seed is no integer of at least 0, and as :func:`calib.questions.check_questions`.
+
+    Examples
+    --------
+    >>> row = {"question": "Which?", "subject": "sums", "choices": ["a", "b", "c"], "answer": 0}
+    >>> shuffled = shuffle_options([row], seed=2)[0]
+    >>> shuffled["choices"], shuffled["answer"], shuffled["order"]
+    (['b', 'a', 'c'], 1, [1, 0, 2])
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise TypeError(f"seed is {seed!r}; it must be an integer of at least 0")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be an integer of at least 0")
+    questions = check_questions(questions)
+    return _changed([shuffle_row(row, seed) for row in questions], questions)
+
+
+def shuffle_row(row: dict, seed: int) -> dict:
+    """One question of :func:`shuffle_options`, as a dictionary."""
+    text = "\x1f".join([row["question"], *row["choices"]])
+    rng = np.random.default_rng([seed, zlib.crc32(text.encode())])
+    return _reorder(row, rng.permutation(len(row["choices"])).tolist(), remember=True)
+
+
+def _rotate(row: dict, shift: int) -> dict:
+    n = len(row["choices"])
+    return _reorder(row, [(place - shift) % n for place in range(n)])
+
+
+def _reorder(row: dict, order: list[int], *, remember: bool = False) -> dict:
+    """A question with the option at place ``order[k]`` moved to place k."""
+    row = dict(row)
+    if remember:
+        row.setdefault("order", list(range(len(order))))
+    for name in {"choices", "posterior", "order"} & set(row):
+        row[name] = [row[name][place] for place in order]
+    if row["answer"] != NO_ANSWER:
+        row["answer"] = order.index(row["answer"])
+    return row
+
+
+def _changed(rows: list[dict], questions: Dataset) -> Dataset:
+    # Repeats were allowed before: the known ones do not look the same in another order.
+    return as_before(as_dataset(rows, "questions", unanswered=True, repeats="keep"), questions)
 
 
 def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
@@ -70,7 +127,7 @@ def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
 
     Parameters
     ----------
-    questions : datasets.Dataset
+    questions : datasets.Dataset, pandas.DataFrame or list of dict
         All with equally many options; their subjects, number of options and source, for exemplars,
         are taken over.
     texts : sequence of str
@@ -100,8 +157,10 @@ def content_free(questions: Dataset, texts=("N/A", "[MASK]", "")) -> Dataset:
     >>> len(empty), empty[0]["choices"]
     (8, ['N/A', 'N/A', 'N/A', 'N/A'])
     """
+    questions = check_questions(questions)
     n_options = count_options(questions)
-    if isinstance(texts, str) or not len(texts):
+    are_texts = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+    if not are_texts or not texts:
         raise ValueError(f"texts is {texts!r}; it must be a list of one text at least: ['N/A']")
     rows = [
         {"question": t, "subject": subject, "choices": [t] * n_options, "answer": NO_ANSWER}

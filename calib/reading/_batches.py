@@ -29,8 +29,9 @@ def plan_batches(
     subjects,
     batch_tokens: int,
     context: int,
-    share: bool,
+    share,
     beside: int = 0,
+    kinds=None,
 ) -> list[Batch]:
     """Put prompts of similar length together, few enough to stay within ``batch_tokens``.
 
@@ -49,11 +50,13 @@ def plan_batches(
         they attend to it, which takes memory and time even where it is not run again.
     context : int
         The model's longest prompt, in tokens.
-    share : bool
+    share : bool or bool array ``[prompts]``
         Whether the model can take a prefix from an earlier pass.
     beside : int
         Tokens that every prompt takes up in the batch beside its own: its branches. With the
         longest prompt they fit into ``batch_tokens``.
+    kinds : int array ``[prompts]``, optional
+        Only prompts of one kind share a batch.
 
     Returns
     -------
@@ -86,8 +89,10 @@ def plan_batches(
                 f"{limit}; use fewer shots, leave the question out{way_out}"
             )
     subjects, whole, groups = np.asarray(subjects), np.ones(len(prompts), bool), []
-    for subject in sorted(set(subjects)) if share else ():
-        rows = np.flatnonzero(subjects == subject)
+    kinds = np.zeros(len(prompts), int) if kinds is None else np.asarray(kinds)
+    share = np.broadcast_to(share, len(prompts))
+    for subject in sorted(set(subjects[share])):
+        rows = np.flatnonzero((subjects == subject) & share)
         shared = common_prefix([prompts[i] for i in rows])
         if shared * (len(rows) - 1) > lengths[rows].sum() / 2:
             groups.append((shared, rows))
@@ -96,15 +101,20 @@ def plan_batches(
     groups.sort(key=lambda group: -lengths[group[1]].max())
     batches = []
     for shared, rows in [*groups, (0, np.flatnonzero(whole))]:
-        batches += fill(rows.tolist(), lengths + beside, batch_tokens, shared)
+        batches += fill(rows.tolist(), lengths + beside, batch_tokens, shared, kinds)
     return batches
 
 
-def fill(rows: list[int], lengths, batch_tokens: int, shared: int) -> list[Batch]:
-    """Batches of rows by falling length, as full as ``batch_tokens`` allows."""
+def fill(rows: list[int], lengths, batch_tokens: int, shared: int, kinds) -> list[Batch]:
+    """Batches of rows of one kind, by falling length, as full as ``batch_tokens`` allows."""
     batches: list[list[int]] = []
-    for i in sorted(rows, key=lambda i: -lengths[i]):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+    for i in sorted(rows, key=lambda i: (-lengths[i], kinds[i])):
+        first = batches[-1][0] if batches else None
+        if (
+            first is None
+            or kinds[first] != kinds[i]
+            or (len(batches[-1]) + 1) * lengths[first] > batch_tokens
+        ):
             batches.append([])
         batches[-1].append(i)
     return [Batch(tuple(batch), shared) for batch in batches]
@@ -118,8 +128,7 @@ def equal_lengths(lengths, room, batch_tokens: int) -> list[Batch]:
     >>> [batch.rows for batch in equal_lengths(np.array([2, 3, 2]), np.array([2, 3, 2]), 4)]
     [(1,), (0, 2)]
     """
-    groups = (np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)[::-1])
-    return [batch for rows in groups for batch in fill(rows, room, batch_tokens, shared=0)]
+    return fill(range(len(lengths)), room, batch_tokens, shared=0, kinds=lengths)
 
 
 def common_prefix(prompts: list[np.ndarray]) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load, save
 
-PASSING = ".partial"  # of what is being written: what a killed run leaves, the next one overwrites
+PASSING = ".partial"  # of what is being written
+LEFT_BEHIND = 3600  # seconds after which nobody is writing it any more: its run was killed
 
 
 class Checkpoint:
@@ -20,7 +23,8 @@ class Checkpoint:
 
     A batch is written under a passing name, forced to the disk, and only then given its own name,
     which carries the checksum of its content: whatever interrupts a run, no file with such a name
-    is half a batch.
+    is half a batch. Several processes can work in one folder at the same time. Each finds what any
+    of them has finished; where two finish the same batch, both have written the same.
 
     Parameters
     ----------
@@ -52,36 +56,35 @@ class Checkpoint:
         settings = json.loads(json.dumps(settings))  # as it will come back
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not about.exists():
-                if any(file.suffix != PASSING for file in self.folder.iterdir()):
-                    raise ValueError(
-                        f"{self.folder} holds files but no run.json, so it is no run to resume; "
-                        "name an empty or a new folder"
-                    )
-                self._put(about, json.dumps(settings, indent=1).encode())
-        try:
-            found = json.loads(about.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(
-                f"{about} is altered; name another folder or delete this one"
-            ) from None
+            # In this order: another process may write both files in the meantime, this one first.
+            held = any(file.suffix != PASSING for file in self.folder.iterdir())
+            if held and not about.exists():
+                raise ValueError(
+                    f"{self.folder} holds files but no run.json, so it is no run to resume; "
+                    "name an empty or a new folder"
+                )
+            if not held:
+                self._put(about, json.dumps(settings, indent=1).encode(), unless_there=True)
+            _clear(self.folder)
+            found = _settings_in(about)
         for name in {**found, **settings}:
             if found.get(name) != settings.get(name):
                 raise ValueError(
-                    f"{self.folder} was begun with {name} = {found.get(name)!r}, this run has "
+                    f"{about}: the run was begun with {name} = {found.get(name)!r}, this run has "
                     f"{settings.get(name)!r}; name another folder or use the same settings"
                 )
 
     def read(self, number: int) -> dict[str, np.ndarray] | None:
         """A finished batch, or None. One that is truncated or altered is named and dropped."""
         for file in self.folder.glob(f"{number:06d}-*.safetensors"):
-            content = file.read_bytes()
-            if file.stem.partition("-")[2] == checksum(content):
-                return load(content)
-            warnings.warn(
-                f"{file} is truncated or altered; its questions are read again", stacklevel=2
-            )
-            file.unlink()
+            with suppress(FileNotFoundError):  # another process dropped it first
+                content = file.read_bytes()
+                if file.stem.partition("-")[2] == checksum(content):
+                    return _arrays_in(file, content)
+                warnings.warn(
+                    f"{file} is truncated or altered; its questions are read again", stacklevel=2
+                )
+                file.unlink()
         return None
 
     def write(self, number: int, arrays: dict[str, np.ndarray]) -> None:
@@ -90,17 +93,19 @@ class Checkpoint:
         with explained(self.folder):
             self._put(self.folder / f"{number:06d}-{checksum(content)}.safetensors", content)
 
-    def _put(self, file: Path, content: bytes) -> None:
-        passing = file.with_name(file.name + PASSING)
+    def _put(self, file: Path, content: bytes, *, unless_there=False) -> None:
+        passing = file.with_name(f"{file.name}.{secrets.token_hex(8)}{PASSING}")
         try:
-            with open(passing, "wb") as handle:
+            with open(passing, "xb") as handle:
                 handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
-            passing.replace(file)
-        except OSError:
+            if unless_there:
+                _link(passing, file)
+            else:
+                passing.replace(file)
+        finally:
             passing.unlink(missing_ok=True)
-            raise
         if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened
             folder = os.open(self.folder, os.O_DIRECTORY)
             os.fsync(folder)  # the new name, too, survives a power cut
@@ -110,6 +115,43 @@ class Checkpoint:
 def checksum(content: bytes) -> str:
     """Half of a SHA-256, in hexadecimal: enough against accidents and edits."""
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _link(passing: Path, file: Path) -> None:
+    """Give a file its name unless another process gave it to one of its own, which stays."""
+    try:
+        os.link(passing, file)
+    except FileExistsError:
+        pass
+    except OSError:  # no second names on this file system
+        passing.replace(file)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed runs were writing; what a run at work is writing stays."""
+    for file in folder.glob(f"*.{'[0-9a-f]' * 16}{PASSING}"):
+        with suppress(FileNotFoundError):
+            if time.time() - file.stat().st_mtime > LEFT_BEHIND:
+                file.unlink()
+
+
+def _settings_in(about: Path) -> dict:
+    try:
+        found = json.loads(about.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{about} is altered; name another folder or delete this one")
+    return found
+
+
+def _arrays_in(file: Path, content: bytes) -> dict[str, np.ndarray]:
+    try:
+        return load(content)
+    except Exception as error:  # of several kinds, as the header is wrong
+        raise ValueError(
+            f"{file} holds no arrays ({error}), and was written so; delete it and call again"
+        ) from None
 
 
 @contextmanager

@@ -81,13 +81,15 @@ def read_streams(model: Model, prompts, tokens, keep=(), prefix=None, push=None,
     rows, keep = torch.arange(len(prompts)), list(keep)
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
-    in_tuple, linear = model.tuple_output, torch.nn.functional.linear
+    in_tuple, plain, linear = model.tuple_output, model.plain_head, torch.nn.functional.linear
     pushed, vector, everywhere = (push.layer, push.vector, push.everywhere) if push else [None] * 3
     matrices, shifts = (lens.matrices, lens.shifts) if lens else [None] * 2
-    with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
-        weight = unembedding.weight[tokens]  # [options, d_model]
-        bias = None if unembedding.bias is None else unembedding.bias[tokens]
-        home = weight.device  # a large model's layers are spread over several
+    with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
+        home = layers[0].input.device  # a large model's layers are spread over several
+        if plain:
+            weight = unembedding.weight[tokens]  # [options, d_model]
+            bias = None if unembedding.bias is None else unembedding.bias[tokens]
+            home = weight.device
         stream = []
         for ell in range(len(layers) + 1):
             if ell == 0:
@@ -105,7 +107,11 @@ def read_streams(model: Model, prompts, tokens, keep=(), prefix=None, push=None,
         if matrices is not None:
             turned = stream.to(matrices) @ matrices.transpose(1, 2) + shifts[:, None]
             read = (stream.to(matrices) + turned).to(stream)
-        logits = linear(norm(read).to(home), weight, bias).transpose(0, 1)
+        if plain:
+            logits = linear(norm(read).to(home), weight, bias)
+        else:  # the whole vocabulary, for one layer at a time
+            logits = torch.stack([unembedding(norm(one))[:, tokens] for one in read])
+        logits = logits.transpose(0, 1)
         # From a server: no views of something larger, or that would come along.
         logits, kept = logits.detach().cpu().save(), stream[keep].detach().cpu().save()
     streams = {f"residuals.{ell}": kept[i] for i, ell in enumerate(keep)}

@@ -52,7 +52,7 @@ def run_prefix(model: Model, prompts) -> Cache:
     cache = Cache(layer_class_to_replicate=DynamicLayer)
     inputs, _ = pad_right(prompts, model.device)
     with torch.no_grad():
-        model.module(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model.module(**inputs, **model.last_only, past_key_values=cache, use_cache=True)
     return Cache(layers=[SharedLayer(layer.keys, layer.values) for layer in cache.layers])
 
 
@@ -69,7 +69,7 @@ def can_share(model: Model) -> bool:
 def _reads_alike(model: Model) -> bool:
     if model.remote or not has_only_attention(model):
         return False
-    ids, last = [5, 3, 2, 7, 1], model.n_layers
+    ids, last = list(model.probe[-5:]), model.n_layers
     prefix = run_prefix(model, [ids[:2]])
     whole, shared = (
         read_streams(model, [some], [0], [last], before)[f"residuals.{last}"]
@@ -81,4 +81,5 @@ def _reads_alike(model: Model) -> bool:
 def has_only_attention(model: Model) -> bool:
     """Whether all that a token learns of earlier ones comes through their keys and values."""
     kinds = set(getattr(model.module.config.get_text_config(), "layer_types", None) or ())
-    return not model.module._is_stateful and kinds <= {"full_attention", "sliding_attention"}
+    recurrent = getattr(model.module, "_is_stateful", False)
+    return not recurrent and kinds <= {"full_attention", "sliding_attention"}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from importlib.metadata import version
+from pathlib import Path
 
+import torch
 from datasets import Dataset
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from calib import __version__
 from calib.models.model import Model
@@ -24,6 +27,8 @@ def provenance_of(model: Model, questions: Dataset, shots: int, tokens: list[int
         "questions": questions.info.dataset_name,
         "prompt": PROMPT_FORM,
         "shots": shots,
+        # Models tuned on conversations are asked as all others are, and it is said.
+        "chat_template": "not used" if model.tokenizer.chat_template else "none",
         "option_tokens": tokens,
         "versions": {"calib": __version__}
         | {name: version(name) for name in ("torch", "transformers", "nnsight")},
@@ -34,9 +39,18 @@ def fingerprint(module) -> str:
     """Sixteen hexadecimal digits that change with the weights: from a few of every tensor's."""
     digest = hashlib.sha256()
     for name, parameter in module.named_parameters():
-        some = parameter.detach().flatten()[:64].float().cpu()
-        digest.update(name.encode() + some.numpy().tobytes())
+        for tensor in plain_tensors(parameter.detach()):
+            some = tensor.flatten()[:64].float().cpu()
+            digest.update(name.encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def plain_tensors(tensor) -> list[torch.Tensor]:
+    """What a quantized weight is made of, if it is a wrapper; else the tensor itself."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in plain_tensors(getattr(tensor, name))]
 
 
 def digest_of(arrays) -> str:
@@ -45,3 +59,9 @@ def digest_of(arrays) -> str:
     for array in arrays:
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -73,9 +73,11 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     blocks, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, linear, on_every = model.tuple_output, torch.nn.functional.linear, tree_map
-    with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
-        weight = unembedding.weight[tokens]  # [options, d_model]
-        bias = None if unembedding.bias is None else unembedding.bias[tokens]
+    plain = model.plain_head
+    with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
+        if plain:
+            weight = unembedding.weight[tokens]  # [options, d_model]
+            bias = None if unembedding.bias is None else unembedding.bias[tokens]
         for ell, block in enumerate(blocks):
             n = n_prompt + bounds[ell + 1]  # the prompt, and the branches that have left it so far
 
@@ -94,8 +96,13 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
             new = vectors[..., bounds[ell + 1] : bounds[ell + 2], :].to(hidden)
             hidden = torch.cat([hidden, hidden[rows, last][:, None] + new], dim=1)
             block.output = (hidden, *output[1:]) if in_tuple else hidden
-        stream = hidden[:, n_prompt:].to(weight.device)  # [batch, branches, d_model]
-        logits = linear(norm(stream).to(weight.device), weight, bias).detach().cpu().save()
+        stream = hidden[:, n_prompt:]  # [batch, branches, d_model]
+        if plain:
+            stream = stream.to(weight.device)
+            logits = linear(norm(stream).to(weight.device), weight, bias)
+        else:  # the whole vocabulary, for one prompt at a time
+            logits = torch.stack([unembedding(norm(one))[:, tokens] for one in stream])
+        logits = logits.detach().cpu().save()
         kept = ([stream.detach().cpu()] if keep else []).save()
     logits = finish(logits, model.logit_scale, model.soft_cap)
     return {"logits": logits, "residuals": kept[0]} if keep else {"logits": logits}
@@ -157,7 +164,9 @@ def can_branch(model: Model, prompt) -> bool:
 
 def _branches_alike(model: Model, prompt) -> bool:
     takes_positions = "position_ids" in inspect.signature(model.module.forward).parameters
-    if not takes_positions or not has_only_attention(model):
+    # Other implementations do not take a mask of single tokens, or end the process with it.
+    takes_masks = model.module.config._attn_implementation in ("eager", "sdpa")
+    if not (takes_positions and takes_masks and has_only_attention(model)):
         return False
     still = torch.zeros(3, model.d_model)
     layers = [0, 0, model.n_layers // 2]

@@ -6,6 +6,7 @@ import numpy as np
 from datasets import Dataset
 
 from calib.models.model import Model
+from calib.reading._fields import posterior_of
 from calib.reading._forward import read_streams
 from calib.reading._run import Run
 from calib.reading.reading import Reading
@@ -33,8 +34,9 @@ def read_layers(
     ----------
     model : Model
         As :func:`calib.open_model` gives it.
-    questions : datasets.Dataset
-        As :func:`calib.load_questions` gives it.
+    questions : datasets.Dataset, pandas.DataFrame or list of dict
+        As :func:`calib.load_questions` gives them, or in the same columns. Questions may differ in
+        their number of options.
     shots : int
         Exemplars before each question, 0 to 5.
     exemplars : datasets.Dataset, optional
@@ -56,9 +58,11 @@ def read_layers(
     ------
     ValueError
         Before anything runs: for a layer that does not exist, a prompt longer than the model's
-        context or than ``batch_tokens``, letters that are not single tokens, a lens of another
-        model's shape, a ``resume`` folder of other settings, and all that
-        :func:`calib.build_prompts` refuses.
+        context or than ``batch_tokens``, letters that are not single tokens, a token that the model
+        does not embed, a lens of another model's shape, a ``resume`` folder of other settings, and
+        all that :func:`calib.questions.check_questions` and :func:`calib.build_prompts` refuse.
+    ValueError
+        Later, if the model overflows: logits or residual streams are not finite.
     OSError
         If the ``resume`` folder cannot be written, or a remote model cannot be run (see
         :func:`calib.open_model`); finished batches stay.
@@ -92,10 +96,11 @@ def read_layers(
     settings = provenance | {"keep_residuals": keep, "batch_tokens": batch_tokens}
     found = run.through(batches, forward, resume=resume, settings=settings)
     return Reading(
-        logits=found["logits"],
-        labels=np.array(questions["answer"]),
-        subjects=np.array(questions["subject"]),
-        posterior=np.array(questions["posterior"]) if "posterior" in questions.features else None,
+        logits=run.without_absent(found["logits"].swapaxes(0, 1)).swapaxes(0, 1),
+        labels=run.labels,
+        subjects=np.array(run.questions["subject"]),
+        posterior=posterior_of(run.questions),
         residuals={ell: found[f"residuals.{ell}"] for ell in keep},
         provenance=provenance,
+        n_options=run.n_options,
     )

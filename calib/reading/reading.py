@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from calib.metrics.inputs import softmax
 from calib.questions.load import category_of
-
-FORMAT = 2  # of saved readings
-# What to do with a file of an older format.
-OLDER = {1: 'write "format": 2 and "provenance" in place of "origin" into it'}
+from calib.reading._fields import check_fields
+from calib.reading._files import load_arrays, save_arrays
 
 
 @dataclass(frozen=True)
@@ -26,8 +20,10 @@ class Reading:
     ----------
     logits : float32 array ``[questions, layers + 1, options]``
         Lens logits of the option letters; layer 0 is the embedding, the last is the model's own.
+        Where questions differ in their number of options, there are columns for the largest, and
+        an option that a question does not have has the logit -inf.
     labels : int64 array ``[questions]``
-        Index of the right option.
+        Index of the right option; -1 for questions without content, which have none.
     subjects : str array ``[questions]``
     posterior : float64 array ``[questions, options]`` or None
         Probability that each option is the recorded answer, where the truth is known.
@@ -35,6 +31,25 @@ class Reading:
         Residual streams at the answer position of the layers asked for.
     provenance : dict
         Model, revision, data, prompt form, shots, option tokens and versions.
+    n_options : int64 array ``[questions]``
+        Options of each question, from 2 on; all columns of the logits if not given.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, a logit is not finite where a question has an option, or is
+        where it has none, a label is out of range, or a residual stream is not finite.
+
+    Examples
+    --------
+    A question with two options beside one with three:
+
+    >>> logits = np.array([[[1.0, 0.0, -np.inf]], [[1.0, 0.0, 2.0]]])
+    >>> reading = Reading(logits, [0, 2], ["law", "law"], n_options=[2, 3])
+    >>> reading.probabilities[-1].round(2).tolist()
+    [[0.73, 0.27, 0.0], [0.24, 0.09, 0.67]]
+    >>> round(reading.chance, 4)
+    0.4167
     """
 
     logits: np.ndarray
@@ -43,6 +58,11 @@ class Reading:
     posterior: np.ndarray | None = None
     residuals: dict[int, np.ndarray] = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
+    n_options: np.ndarray | None = None
+
+    def __post_init__(self):
+        for name, value in check_fields(self).items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +76,11 @@ class Reading:
     def probabilities(self) -> np.ndarray:
         """Option probabilities, float64 ``[layers + 1, questions, options]``, for the metrics."""
         return softmax(self.logits.transpose(1, 0, 2))
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing: the mean over questions of 1 / options."""
+        return float((1 / self.n_options).mean())
 
     @property
     def categories(self) -> np.ndarray:
@@ -96,26 +121,17 @@ class Reading:
             subjects=self.subjects[which],
             posterior=None if self.posterior is None else self.posterior[which],
             residuals={layer: r[which] for layer, r in self.residuals.items()},
+            n_options=self.n_options[which],
         )
 
     def save(self, folder) -> None:
         """Write ``reading.safetensors`` and ``reading.json`` into a folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"logits": self.logits, "labels": self.labels}
+        arrays = {"logits": self.logits, "labels": self.labels, "n_options": self.n_options}
         if self.posterior is not None:
             arrays["posterior"] = self.posterior
         arrays |= {f"residuals.{layer}": r for layer, r in self.residuals.items()}
-        data, about = folder / "reading.safetensors", folder / "reading.json"
-        about.unlink(missing_ok=True)  # written last: a folder without it is not a reading
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, data)
-        header = {
-            "format": FORMAT,
-            "sha256": sha256_of(data),
-            "subjects": self.subjects.tolist(),
-            "provenance": self.provenance,
-        }
-        about.write_text(json.dumps(header, indent=1), encoding="utf-8")
+        about = {"subjects": self.subjects.tolist(), "provenance": self.provenance}
+        save_arrays(folder, arrays, about)
 
     @classmethod
     def load(cls, folder) -> Reading:
@@ -124,37 +140,22 @@ class Reading:
         Raises
         ------
         ValueError
-            If a file is missing, truncated, altered, or of another format; it says which.
+            If a file is missing, truncated, altered, of another format, or does not hold a
+            reading; it says which.
         """
-        data, about = Path(folder) / "reading.safetensors", Path(folder) / "reading.json"
-        for file in (data, about):
-            if not file.exists():
-                raise ValueError(f"{file} is missing: {folder} holds no complete reading")
-        try:
-            header = json.loads(about.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{about} is truncated or altered ({error}); read again") from None
-        if header.get("format") != FORMAT:
-            way_out = OLDER.get(header.get("format"), "open it with the version that wrote it")
-            raise ValueError(
-                f"{about} has format {header.get('format')}, this version reads format {FORMAT}; "
-                f"{way_out}, or read the model again"
-            )
-        if sha256_of(data) != header["sha256"]:
-            raise ValueError(f"{data} is truncated or altered (its checksum differs); read again")
-        arrays = load_file(data)
+        arrays, about = load_arrays(folder)
         kept = [name for name in arrays if name.startswith("residuals.")]
-        return cls(
-            logits=arrays["logits"],
-            labels=arrays["labels"],
-            subjects=np.array(header["subjects"]),
-            posterior=arrays.get("posterior"),
-            residuals={int(name.removeprefix("residuals.")): arrays[name] for name in kept},
-            provenance=header["provenance"],
-        )
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        try:
+            return cls(
+                logits=arrays["logits"],
+                labels=arrays["labels"],
+                subjects=np.array(about["subjects"]),
+                posterior=arrays.get("posterior"),
+                residuals={int(name.removeprefix("residuals.")): arrays[name] for name in kept},
+                provenance=about["provenance"],
+                n_options=arrays["n_options"],
+            )
+        except KeyError as error:
+            raise ValueError(f"{folder} holds no reading: {error} is missing in it") from None
+        except ValueError as error:
+            raise ValueError(f"{folder} holds no reading: {error}") from None

@@ -94,6 +94,8 @@ class FeatureClipping(Method):
     def of(cls, model: Model, n_options: int = 4, two_sided: bool = True) -> FeatureClipping:
         """Clip what a model's unembedding reads, for questions of so many options.
 
+        Where questions differ in their number of options, give the largest.
+
         Raises
         ------
         ValueError
@@ -110,7 +112,7 @@ class FeatureClipping(Method):
         >>> method(logits, features).shape
         (50, 4)
         """
-        model.require_weights("clipping needs its final norm and unembedding")
+        model.require_rows("clipping needs its final norm and unembedding")
         tokens = option_tokens(model.tokenizer, n_options)
         unembedding = model.weights_of("unembedding")
         rows, bias = unembedding.weight[tokens], torch.zeros(n_options)
@@ -156,8 +158,9 @@ class FeatureClipping(Method):
         own = self._read(features)
         # Logits may happen to be next to nothing: features of such length give such ones else.
         usual = np.linalg.norm(self.rows, axis=1).max() * np.sqrt(np.square(features).mean())
-        size = max(np.abs(logits).max(), usual)
-        off = np.abs(own - logits).max() / max(size, np.finfo(float).tiny)
+        present = np.isfinite(logits)
+        size = max(np.abs(logits[present]).max(), usual)
+        off = np.abs(own - logits)[present].max() / max(size, np.finfo(float).tiny)
         if off > self.tolerance:
             raise ValueError(
                 f"the logits are not those of the features; they part by {off:.1e} of a logit's "
@@ -187,7 +190,7 @@ def final_features(model: Model, residuals) -> np.ndarray:
     >>> final_features(open_model("almanac"), np.ones((3, 128))).shape
     (3, 128)
     """
-    model.require_weights("clipping needs its final norm and unembedding")
+    model.require_rows("clipping needs its final norm and unembedding")
     residuals = check_features(residuals)
     if residuals.shape[1] != model.d_model:
         raise ValueError(

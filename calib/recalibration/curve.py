@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit, logsumexp
 
 from calib.metrics.inputs import softmax
-from calib.recalibration.method import check_logits
+from calib.recalibration.logits import check_logits, count_present
 from calib.recalibration.top_label import spread
 
 
@@ -39,7 +39,7 @@ class Curve:
         logits = check_logits(logits)
         rows = logits.reshape(-1, logits.shape[-1])
         confidence = expit(np.interp(log_odds(rows), self.knots, self.values))
-        return spread(softmax(rows), confidence).reshape(logits.shape)
+        return spread(softmax(rows), confidence, count_present(rows)).reshape(logits.shape)
 
 
 def log_odds(logits) -> np.ndarray:

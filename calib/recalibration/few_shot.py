@@ -22,7 +22,8 @@ from torch import nn
 from calib._checks import check_count
 from calib.metrics.local import Projection
 from calib.recalibration.curve import Curve, log_odds
-from calib.recalibration.method import Method, check_logits
+from calib.recalibration.logits import check_logits
+from calib.recalibration.method import Method
 from calib.recalibration.mixtures import check_concentration, draw_mixtures
 
 HIDDEN = 32  # width of both networks
@@ -141,7 +142,7 @@ class FewShot(Method):
                 f"logits have shape {logits.shape}; examples of one mixture must be "
                 "[examples, options]: give one mixture at a time"
             )
-        self._check_ready(logits.shape[1])
+        self._check_ready(logits)
         features = self._check_features(features, logits.shape[:1])
         with torch.no_grad():
             moves = self.network(self._seen(log_odds(logits), features)[None])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from calib._checks import check_not_negative
+from calib.metrics.arrays import as_reals
 from calib.metrics.inputs import check
 
 
@@ -42,8 +45,8 @@ def focal_posterior(probabilities, gamma: float) -> np.ndarray:
     [0.956, 0.044]
     """
     check_not_negative("gamma", gamma)
-    v = np.atleast_1d(probabilities)
-    rows = v.reshape(-1, v.shape[-1])
+    v = np.atleast_1d(as_reals("probabilities", probabilities, "[..., classes]"))
+    rows = v.reshape(math.prod(v.shape[:-1]), v.shape[-1])
     p, _ = check(rows, np.zeros(len(rows), dtype=np.int64))
     # 1 - v as the sum of the others would be no better: a row sums to 1 only so precisely.
     rest = np.maximum(1 - p, np.finfo(np.float64).eps)

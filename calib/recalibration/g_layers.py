@@ -65,6 +65,7 @@ class GLayers(Method):
     """
 
     changes_answer: ClassVar[bool] = True
+    needs_equal_options: ClassVar[bool] = True
 
     hidden: tuple[int, ...] = (16,)
     learning_rate: float = 0.01

@@ -8,7 +8,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from calib.metrics import check, confidence_and_correct
+from calib.metrics.arrays import as_array, as_reals, first_place
 from calib.metrics.inputs import check_features, softmax
+from calib.recalibration.logits import check_logits, count_present
 
 
 class Method:
@@ -28,6 +30,9 @@ class Method:
         What fitting takes besides the logits, and calling too for features.
     needs_subjects : bool
         Whether fitting takes subjects.
+    needs_equal_options : bool
+        Whether all questions must have every option, for the method keeps numbers for each; the
+        others take questions that differ in their number of options.
     n_fitted : int
         Numbers kept from fitting: what the method costs in memory. RuntimeError before.
     """
@@ -36,6 +41,7 @@ class Method:
     needs_labels: ClassVar[bool] = True
     needs_features: ClassVar[bool] = False
     needs_subjects: ClassVar[bool] = False
+    needs_equal_options: ClassVar[bool] = False
     _widths: tuple[int, int | None] | None = None  # options and features, known once fitted
 
     @property
@@ -49,6 +55,7 @@ class Method:
         Parameters
         ----------
         logits : float array ``[questions, options]``
+            -inf at the end of a row are options that the question does not have.
         labels : int array ``[questions]``
             Not read by methods that need none.
         features : float array ``[questions, d]``, optional
@@ -76,7 +83,8 @@ class Method:
     def __call__(self, logits, features=None) -> np.ndarray:
         """Option probabilities, float64 ``[..., options]``, of logits ``[..., options]``.
 
-        Features, where they are needed, are ``[..., d]`` with the same leading axes.
+        Features, where they are needed, are ``[..., d]`` with the same leading axes. An option that
+        a question does not have, of logit -inf, gets exactly 0.
 
         Raises
         ------
@@ -87,7 +95,7 @@ class Method:
             shape than those it was fitted on.
         """
         logits = check_logits(logits)
-        self._check_ready(logits.shape[-1])
+        self._check_ready(logits)
         features = self._check_features(features, logits.shape[:-1])
         rows = logits.reshape(-1, logits.shape[-1])
         return self._apply(rows, features).reshape(logits.shape)
@@ -105,12 +113,25 @@ class Method:
         if self._widths is None:
             raise RuntimeError(f"{self} has not been fitted; call fit(logits, labels) first")
 
-    def _check_ready(self, n_options: int) -> None:
+    def _check_ready(self, logits) -> None:
         self._check_fitted()
-        if self._widths is not None and n_options != self._widths[0]:
+        if not self.needs_equal_options:
+            return
+        if logits.shape[-1] != self._widths[0]:
             raise ValueError(
-                f"logits have {n_options} options, those this was fitted on {self._widths[0]}; "
-                "fit it again for other questions"
+                f"logits have {logits.shape[-1]} options, those this was fitted on "
+                f"{self._widths[0]}; fit it again for other questions"
+            )
+        self._check_equal_options(logits)
+
+    def _check_equal_options(self, logits) -> None:
+        absent = np.isneginf(logits)
+        if absent.any():
+            at = first_place(absent)
+            raise ValueError(
+                f"logits{list(at)} is -inf; {type(self).__name__} keeps numbers for each option, "
+                "so all questions must have every option: fit and call it on those of one number "
+                "n at a time, logits[n_options == n, :n]"
             )
 
     def _check_fitting_logits(self, logits) -> np.ndarray:
@@ -119,6 +140,8 @@ class Method:
             raise ValueError(
                 f"logits have shape {logits.shape}; to fit, they must be [questions, options]"
             )
+        if self.needs_equal_options:
+            self._check_equal_options(logits)
         return logits
 
     def _check_labels(self, logits, labels):
@@ -127,6 +150,13 @@ class Method:
         if labels is None:
             raise ValueError(f"{self} is fitted on labels; pass fit(logits, labels)")
         p, labels = check(softmax(logits), labels)
+        absent = labels >= count_present(logits)
+        if absent.any():
+            at = int(absent.argmax())
+            raise ValueError(
+                f"labels[{at}] is {labels[at]}; question {at} has {count_present(logits)[at]} "
+                "options: drop the question or recode its label"
+            )
         _, right = confidence_and_correct(p, labels)
         if right.all() or not right.any():
             raise ValueError(
@@ -144,7 +174,7 @@ class Method:
                 f"{self} reads features too; pass features= of shape [questions, d], such as a "
                 "layer's residual streams"
             )
-        features = np.asarray(features)
+        features = as_reals("features", features, "[questions, d]")
         if features.ndim < 1 or features.shape[:-1] != lead:
             raise ValueError(
                 f"features have shape {features.shape}; for logits {[*lead, 'options']} they must "
@@ -163,7 +193,7 @@ class Method:
             return None
         if subjects is None:
             raise ValueError(f"{self} is fitted on subjects too; pass fit(..., subjects=)")
-        subjects = np.asarray(subjects, dtype=object)  # else numpy would write numbers as text
+        subjects = as_array("subjects", subjects, dtype=object)  # else numbers become text
         if subjects.shape != (n_questions,):
             raise ValueError(
                 f"subjects have shape {subjects.shape}; there must be one subject for each of the "
@@ -173,26 +203,3 @@ class Method:
             if not isinstance(subject, str):
                 raise TypeError(f"subjects[{i}] is {subject!r}; a question's subject is a str")
         return subjects.astype(str)
-
-
-def check_logits(logits) -> np.ndarray:
-    """Float64 logits ``[..., options]``, or an error that says why not."""
-    logits = np.asarray(logits)
-    if logits.dtype.kind not in "fiu":
-        raise TypeError(f"logits are {logits.dtype}; they must be real numbers [..., options]")
-    if logits.ndim < 1 or logits.shape[-1] < 2:
-        raise ValueError(
-            f"logits have shape {logits.shape}; they must be [..., options], with at least 2 "
-            "options"
-        )
-    if not logits.size:
-        raise ValueError(
-            f"logits have shape {logits.shape}; there is no question: check what selected them"
-        )
-    logits = logits.astype(np.float64)
-    if not np.isfinite(logits).all():
-        raise ValueError(
-            "logits must be finite; an option without a chance has a low one, and where the model "
-            "overflows run it in a wider type"
-        )
-    return logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from calib._checks import check_count
+from calib.metrics.arrays import as_array
 
 LEAST = 1e-300  # chance of a question whose subject has no weight, so that all can be drawn
 
@@ -40,7 +41,7 @@ def draw_mixtures(
     >>> draw_mixtures(["law", "law", "history", "law"], n_questions=3, n_mixtures=2).shape
     (2, 3)
     """
-    subjects = np.asarray(subjects)
+    subjects = as_array("subjects", subjects)
     if subjects.ndim != 1:
         raise ValueError(f"subjects have shape {subjects.shape}; they must be [questions]")
     n_questions = check_count("n_questions", n_questions)

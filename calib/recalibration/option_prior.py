@@ -14,16 +14,19 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from calib.metrics.arrays import as_array, as_reals
 from calib.metrics.inputs import softmax
 from calib.questions.transform import NO_ANSWER
-from calib.recalibration.method import Method, check_logits
+from calib.recalibration.logits import check_logits
+from calib.recalibration.method import Method
 
 
 @dataclass(eq=False)
 class OptionPrior(Method):
     """Option probabilities over a prior of the letters, softmax(log p - log prior).
 
-    The prior is the mean option probabilities of the logits it is fitted on.
+    The prior is the mean option probabilities of the logits it is fitted on. A letter that only
+    some questions have has no mean over all of them, so all must have equally many options.
 
     Attributes
     ----------
@@ -33,6 +36,7 @@ class OptionPrior(Method):
 
     changes_answer: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
+    needs_equal_options: ClassVar[bool] = True
 
     log_prior: np.ndarray | None = field(init=False, default=None)
 
@@ -97,7 +101,10 @@ class ContextualCalibration(OptionPrior):
     """
 
     def _check_labels(self, logits, labels):
-        if labels is not None and (np.asarray(labels) != NO_ANSWER).any():
+        if labels is None:
+            return
+        labels = as_array("labels", labels)
+        if labels.dtype.kind not in "fiu" or (labels != NO_ANSWER).any():
             raise ValueError(
                 f"{self} is fitted on questions without content, which have no labels: "
                 "content_free makes them"
@@ -130,6 +137,8 @@ class PriDe(OptionPrior):
 
     def _check_fitting_logits(self, logits):
         """The mean log probability of each letter, ``[questions, options]``."""
+        logits = as_reals("logits", logits, "[questions, rotations, options]")
+        self._check_equal_options(logits)  # before the rotations that a question does not have
         logits = check_logits(logits)
         if logits.ndim != 3 or logits.shape[1] != logits.shape[2]:
             raise ValueError(

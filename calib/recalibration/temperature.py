@@ -10,10 +10,16 @@ from scipy.optimize import brentq
 
 from calib._checks import check_real
 from calib.metrics import check
+from calib.metrics.arrays import as_array
 from calib.metrics.inputs import softmax
-from calib.recalibration.method import Method, check_logits
+from calib.metrics.options import check_n_options
+from calib.recalibration.logits import check_logits, count_present
+from calib.recalibration.method import Method
 
-LIMITS = (1e-3, 1e3)
+# Temperatures tried, in units of the largest difference of logits. Even two logits that lie next to
+# each other there are certain at the first; at the second all options are equal to the last digit.
+LIMITS = (1e-30, 1e15)
+ROUNDING = 1e-12  # of an excess: closer to 0 than this at the second, the best one is infinite
 
 
 @dataclass
@@ -24,7 +30,8 @@ class Temperature(Method):
     usual fit by NLL. In place of labels, ``fit`` also takes probabilities ``[questions, options]``:
     it is then the temperature that comes closest to them in Kullback-Leibler divergence, and shows
     how much of what they are is a temperature of these logits. Fitting raises ValueError, too,
-    where the best temperature is 0 or infinite.
+    where the best temperature is 0 or infinite. Logits c times as large have a temperature c times
+    as high.
 
     Attributes
     ----------
@@ -61,16 +68,16 @@ class Temperature(Method):
         return 1
 
     def _fit(self, logits, target, features, subjects):
-        aimed = (target * logits).sum(axis=1).mean()
+        z, unit = _scaled(logits)
+        present = np.where(np.isfinite(z), z, 0)  # 0 times -inf would be nan
 
         def excess(log_t):  # of the mean logit: the slope of the cross-entropy in 1 / temperature
-            return (softmax(logits / np.exp(log_t)) * logits).sum(axis=1).mean() - aimed
+            return ((softmax(z / np.exp(log_t)) - target) * present).sum(axis=1).mean()
 
-        self.value = _root(
+        self.value = unit * _root(
             excess,
-            f"no temperature from {LIMITS[0]:g} to {LIMITS[1]:g} is best: where every answer "
-            "is right it would be 0, where confidence says nothing infinite; use other "
-            "questions",
+            "no temperature is best: where every answer is right it would be 0, where confidence "
+            "says nothing infinite; use other questions",
         )
 
     def _apply(self, logits, features):
@@ -78,14 +85,16 @@ class Temperature(Method):
 
     def _check_labels(self, logits, labels):
         """Target probabilities ``[questions, options]``."""
-        if np.ndim(labels) != 2:
+        labels = None if labels is None else as_array("labels", labels)
+        if labels is None or labels.ndim != 2:
             return np.eye(logits.shape[1])[super()._check_labels(logits, labels)]
-        if np.shape(labels) != logits.shape:
+        if labels.shape != logits.shape:
             raise ValueError(
-                f"the target has shape {np.shape(labels)}; for logits {logits.shape} it must be "
+                f"the target has shape {labels.shape}; for logits {logits.shape} it must be "
                 f"labels {logits.shape[:1]} or probabilities {logits.shape}"
             )
         target, _ = check(labels, np.zeros(len(labels), dtype=np.int64))
+        check_n_options(count_present(logits), target)
         return target / target.sum(axis=1, keepdims=True)
 
     def _check_fitted(self):
@@ -100,12 +109,13 @@ class Temperature(Method):
         ----------
         logits : float array ``[questions, options]``
         confidence : float
-            1/options to 1.
+            Between the mean over questions of 1/options, and 1.
 
         Raises
         ------
         TypeError, ValueError
-            If the logits are not finite or no temperature gives this mean confidence.
+            If the logits are no logits, the confidence is no number, or no temperature gives this
+            mean confidence.
 
         Examples
         --------
@@ -115,22 +125,35 @@ class Temperature(Method):
         logits = check_logits(logits)
         if logits.ndim != 2:
             raise ValueError(f"logits have shape {logits.shape}; they must be [questions, options]")
+        check_real("confidence", confidence)
+        z, unit = _scaled(logits)
 
         def excess(log_t):
-            return softmax(logits / np.exp(log_t)).max(axis=1).mean() - confidence
+            return softmax(z / np.exp(log_t)).max(axis=1).mean() - confidence
 
-        return cls(
-            _root(
-                excess,
-                f"no temperature gives these logits a mean confidence of {confidence}; it must lie "
-                f"between {1 / logits.shape[1]:.3g} and 1",
-            )
+        lowest = (1 / count_present(logits)).mean()
+        refusal = (
+            f"no temperature gives these logits a mean confidence of {confidence}; it must lie "
+            f"between {lowest:.3g} and 1"
         )
+        return cls(unit * _root(excess, refusal))
+
+
+def _scaled(logits) -> tuple[np.ndarray, float]:
+    """Logits less the largest of their question, in units of their largest difference, and it."""
+    z = logits - logits.max(axis=1, keepdims=True)
+    unit = float(-z[np.isfinite(z)].min())
+    if unit == 0:
+        raise ValueError(
+            "all options of every question have the same logit; no temperature changes that: use "
+            "other questions, or another layer's logits"
+        )
+    return z / unit, unit
 
 
 def _root(excess, refusal: str) -> float:
     """The temperature at which an excess that falls with its logarithm is 0."""
     cold, hot = np.log(LIMITS)
-    if not excess(cold) > 0 > excess(hot):
+    if not (excess(cold) > 0 and excess(hot) < -ROUNDING):
         raise ValueError(refusal)
     return float(np.exp(brentq(excess, cold, hot)))

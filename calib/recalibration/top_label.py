@@ -13,7 +13,10 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
 from calib._checks import check_count
-from calib.metrics.inputs import softmax
+from calib.metrics.arrays import as_reals
+from calib.metrics.inputs import check, softmax
+from calib.metrics.options import check_n_options
+from calib.recalibration.logits import count_present
 from calib.recalibration.method import Method
 
 MARGIN = 1e-6  # by which an answer stays above the other options
@@ -22,7 +25,8 @@ MARGIN = 1e-6  # by which an answer stays above the other options
 class TopLabel(Method):
     """A method that gives the answer a new confidence, never below an even guess.
 
-    A confidence below 1/options would deny the answer itself; it is raised to just above that.
+    A confidence below 1/options of the question would deny the answer itself; it is raised to just
+    above that.
     """
 
     def _fit(self, logits, labels, features, subjects):
@@ -31,7 +35,7 @@ class TopLabel(Method):
 
     def _apply(self, logits, features):
         p = softmax(logits)
-        return spread(p, self._recalibrate(p.max(axis=1), features))
+        return spread(p, self._recalibrate(p.max(axis=1), features), count_present(logits))
 
     def _fit_confidence(self, confidence, correct, features) -> None:
         raise NotImplementedError
@@ -40,7 +44,7 @@ class TopLabel(Method):
         raise NotImplementedError
 
 
-def spread(p, confidence) -> np.ndarray:
+def spread(p, confidence, n_options=None) -> np.ndarray:
     """Probabilities with the same answers and the given confidences.
 
     The other options share the rest in proportion to what they had; where one of them would then
@@ -50,26 +54,63 @@ def spread(p, confidence) -> np.ndarray:
     ----------
     p : float array ``[questions, options]``
     confidence : float array ``[questions]``
-        Raised to just above 1/options where it is lower.
+        At most 1; raised to just above 1/options where it is lower.
+    n_options : int or int array ``[questions]``, optional
+        Options of each question, as ``reading.n_options``, where they differ: those beyond keep a
+        probability of 0. All columns if not given.
+
+    Returns
+    -------
+    float64 array ``[questions, options]``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the rows of ``p`` are no probabilities, a confidence is above 1 or not a number, or
+        ``n_options`` does not fit to them.
 
     Examples
     --------
-    >>> spread(np.array([[0.8, 0.15, 0.05]]), np.array([0.6])).round(3).tolist()
+    >>> spread([[0.8, 0.15, 0.05]], [0.6]).round(3).tolist()
     [[0.6, 0.3, 0.1]]
+    >>> spread([[1.0, 0.0, 0.0]], [0.6], n_options=2).round(3).tolist()
+    [[0.6, 0.4, 0.0]]
     """
-    n_options = p.shape[1]
-    confidence = np.maximum(confidence, 1 / n_options + MARGIN)[:, None]
-    answer = np.eye(n_options, dtype=bool)[p.argmax(axis=1)]
-    others = np.where(answer, 0, p)
+    p, confidence = _check_spread(p, confidence)
+    n_options = check_n_options(n_options, p)[:, None]
+    confidence = np.maximum(confidence[:, None], 1 / n_options + MARGIN)
+    columns = np.arange(p.shape[1])
+    answer = columns == p.argmax(axis=1)[:, None]
+    others, most = np.where(answer, 0, p), 1 / (n_options - 1)
     total = others.sum(axis=1, keepdims=True)
-    even = np.where(answer, 0, 1 / (n_options - 1))
+    even = np.where(answer | (columns >= n_options), 0, most)
     share = np.divide(others, total, out=even.copy(), where=total > 0)
-    largest, most = share.max(axis=1, keepdims=True), 1 / (n_options - 1)
+    largest = share.max(axis=1, keepdims=True)
     # The largest share that stays below the answer. Where the answer has all, there is no limit.
     limit = (confidence - MARGIN / 2) / np.maximum(1 - confidence, MARGIN)
     excess = np.clip((largest - limit) / np.maximum(largest - most, MARGIN), 0, 1)
     share = (1 - excess) * share + excess * even
     return np.where(answer, confidence, (1 - confidence) * share)
+
+
+def _check_spread(p, confidence) -> tuple[np.ndarray, np.ndarray]:
+    p = as_reals("probabilities", p, "[questions, options]")
+    if p.ndim != 2:
+        raise ValueError(f"probabilities have shape {p.shape}; they must be [questions, options]")
+    p, _ = check(p, np.zeros(len(p), dtype=np.int64))
+    confidence = as_reals("confidences", confidence, "[questions]")
+    if confidence.shape != p.shape[:1]:
+        raise ValueError(
+            f"confidence has shape {confidence.shape}; there must be one for each of the {len(p)} "
+            "questions"
+        )
+    wrong = ~(confidence <= 1)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(
+            f"confidence[{at}] is {confidence[at]}; it must be at most 1: divide percentages by 100"
+        )
+    return p, confidence
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ from calib.analysis.subjects import by_subject
 from calib.analysis.truth import bayes_scores, true_ece, truth_correlation
 from calib.metrics import ReliabilityTable, reliability_table
 from calib.reading.reading import Reading
-from calib.report.text import finding, number_text
+from calib.report.text import finding, number_text, options_text
 
 COLUMNS = ("accuracy", "confidence", "gap", "ece", "mce", "nll", "auroc")
 
@@ -60,7 +60,7 @@ def render(
         name=name,
         finding=finding(evolution, name),
         n_questions=len(reading),
-        n_options=reading.logits.shape[-1],
+        n_options=options_text(reading.n_options),
         last=reading.n_layers,
         phases=draw_phases(evolution, name),
         ece=draw_ece(evolution),

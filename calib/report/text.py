@@ -30,6 +30,16 @@ def interval_text(value: float, low: float, high: float, digits: int = 3) -> str
     return f"{value} [{low}, {high}]"
 
 
+def options_text(n_options) -> str:
+    """How many options the questions have.
+
+    >>> options_text([4, 4]), options_text([13, 2, 4])
+    ('4', '2 to 13')
+    """
+    least, most = min(n_options), max(n_options)
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
 def finding(evolution: Evolution, name: str) -> str:
     """One sentence on the phases: onset, decision and correction, or that there is none.
 

@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from calib._checks import check_count, check_real
 from calib.models.model import Model
+from calib.questions import check_questions
 from calib.questions.prompts import format_open_question, tokenize
 from calib.reading._batches import Batch, equal_lengths
 from calib.reading._forward import pad_right
@@ -114,9 +115,11 @@ def sample_answers(
             "word alone take a small one, such as 1e-6"
         )
     model.require_weights("a server keeps no keys and values from one token to the next")
+    questions = check_questions(questions)
     if not len(questions):
         raise ValueError("there are no questions to ask")
     prompts = tokenize(model.tokenizer, [format_open_question(row) for row in questions])
+    model.check_ids(prompts)
     batches = _plan(prompts, n_samples, max_tokens, batch_tokens, model.context)
     uniforms = np.random.default_rng(seed).random((len(prompts), n_samples, max_tokens))
 
@@ -161,7 +164,7 @@ def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndar
     for step in range(max_tokens):
         inputs, _ = pad_right(following, model.device, cache)
         with torch.no_grad():
-            output = model.module(**inputs, use_cache=max_tokens > 1, logits_to_keep=1)
+            output = model.module(**inputs, **model.last_only, use_cache=max_tokens > 1)
         token = _draw(output.logits[:, -1], row, uniforms[unfinished, step], temperature)
         going = ~_is_end(model, token)
         unfinished, row, token = unfinished[going], row[going], token[going]
@@ -212,7 +215,8 @@ def _draw(logits, row, uniforms, temperature: float) -> np.ndarray:
 def _is_end(model: Model, tokens) -> np.ndarray:
     """Whether each token ends an answer: a line, or a text."""
     kinds, kind = np.unique(tokens, return_inverse=True)
-    tokenizer, own = model.tokenizer, model.module.generation_config.eos_token_id
+    tokenizer, generation = model.tokenizer, getattr(model.module, "generation_config", None)
+    own = getattr(generation, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *np.atleast_1d(own).tolist()}  # one, several or None
     is_end = [token in ends or "\n" in tokenizer.decode([token]) for token in kinds.tolist()]
     return np.array(is_end, dtype=bool)[kind]

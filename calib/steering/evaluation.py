@@ -11,6 +11,8 @@ from datasets import Dataset
 from calib.analysis.comparison import Comparison, compare
 from calib.metrics.inputs import softmax
 from calib.models.model import Model
+from calib.questions import check_questions
+from calib.reading._fields import posterior_of
 from calib.steering.directions import Direction
 from calib.steering.interventions import read_branches
 from calib.steering.sweeps import STRENGTHS, TOLERANCE, Sweep, sweep
@@ -82,6 +84,7 @@ def try_directions(
     >>> list(evaluation.comparison.table.index)
     ['unsteered', 'regression']
     """
+    calibration, test = check_questions(calibration), check_questions(test)
     check_disjoint(calibration, test)
     if "unsteered" in candidates:
         raise ValueError("a candidate is called 'unsteered', as the model without it; rename it")
@@ -104,8 +107,7 @@ def try_directions(
     logits = read_branches(model, test, [(flat[0], 0.0), *chosen.values()], **on_test)
     logits = dict(zip(["unsteered", *lists], logits, strict=True))
     ways = {name: softmax(some) for name, some in logits.items()}
-    posterior = np.array(test["posterior"]) if "posterior" in test.features else None
-    comparison = compare(ways, np.array(test["answer"]), "unsteered", posterior)
+    comparison = compare(ways, np.array(test["answer"]), "unsteered", posterior_of(test))
     return Evaluation(chosen, swept, logits, comparison)
 
 

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from calib.models.logit_lens import finish
 from calib.models.model import Model
+from calib.questions import check_questions
 from calib.questions.prompts import prepare
 from calib.reading._batches import equal_lengths
 from calib.reading._forward import pad_right
@@ -59,33 +60,41 @@ def gradient_direction(
     >>> gradient_direction(open_model("almanac-tuned"), questions, 7, max_steps=3).layer
     7
     """
-    model.require_weights("a direction is trained where they are")
-    if not can_share(model):
+    model.require_rows("a direction is trained where they are")
+    if not (model.pads and can_share(model)):
         raise ValueError(
             f"{model.architecture} keeps more of earlier tokens than keys and values, so its last "
             "token cannot be run by itself; use a direction that is fitted on a reading"
         )
+    questions = check_questions(questions)  # of which each has an answer
     reading = read_layers(model, questions, keep_residuals=[layer])
     scale = reading.scale(layer)
     tokens, prompts = prepare(model.tokenizer, questions)
-    batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
+    with model.running():
+        batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
+        vector = _descend(model, batches, tokens, layer, scale, max_steps, len(prompts))
+    return make_direction(vector.detach().numpy(), layer, reading, "gradient")
 
-    vector = torch.zeros(model.d_model, requires_grad=True)  # in units of the scale
+
+def _descend(model, batches, tokens, layer, scale, max_steps, n_questions):
+    """The vector ``[d_model]`` of lowest NLL, in units of the scale."""
+    vector = torch.zeros(model.d_model, requires_grad=True)
     lbfgs = torch.optim.LBFGS([vector], max_iter=max_steps, line_search_fn="strong_wolfe")
 
     def loss_and_gradient():
         total, vector.grad = 0.0, torch.zeros_like(vector)
-        for ids, prefix, stream, labels in batches:
+        for ids, prefix, stream, labels, absent in batches:
             pushed = stream + scale * vector  # [batch, d_model]
             logits = _pushed_logits(model, ids, prefix, tokens, layer, pushed)
-            labels = labels.to(logits.device)
-            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / len(prompts)
+            labels, absent = labels.to(logits.device), absent.to(logits.device)
+            logits = logits.masked_fill(absent, -torch.inf)
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / n_questions
             vector.grad += torch.autograd.grad(loss, [vector])[0]  # of the vector alone
             total += loss.item()
         return total
 
     lbfgs.step(loss_and_gradient)
-    return make_direction(vector.detach().numpy(), layer, reading, "gradient")
+    return vector
 
 
 def _last_tokens(model, prompts, reading, layer, batch_tokens):
@@ -103,7 +112,8 @@ def _last_tokens(model, prompts, reading, layer, batch_tokens):
         prefix = run_prefix(model, [row[:-1] for row in ids])
         stream = torch.from_numpy(reading.residuals[layer][rows])
         labels = torch.from_numpy(reading.labels[rows])
-        batches.append(([row[-1:] for row in ids], prefix, stream, labels))
+        absent = torch.from_numpy(reading.logits[rows, -1]).isneginf()  # options not there
+        batches.append(([row[-1:] for row in ids], prefix, stream, labels, absent))
     return batches
 
 
@@ -115,7 +125,7 @@ def _pushed_logits(model, ids, prefix, tokens, layer, stream):
     inputs, _ = pad_right(ids, model.device, prefix)
     layers, unembedding = model.part("layers"), model.part("unembedding")
     norm, stream = model.part("norm"), stream[:, None]  # [batch, 1, d_model]
-    with model.trace(**inputs, use_cache=False, logits_to_keep=1):
+    with model.trace(**inputs, **model.last_only, use_cache=False):
         if layer == 0:
             layers[0].input = stream.to(layers[0].input)
         for block in layers[:layer]:

@@ -146,9 +146,9 @@ def read_branches(
     settings = {"branches": digest_of([*vectors.numpy(), np.array(layers)])}
     settings |= {"everywhere": everywhere, "batch_tokens": batch_tokens}
     found = run.through(batches, forward, resume=resume, settings=run.provenance() | settings)
-    logits = np.empty((len(branches), len(questions), len(run.tokens)), dtype=np.float32)
+    logits = np.empty((len(branches), len(run.prompts), len(run.tokens)), dtype=np.float32)
     logits[order] = found["logits"].swapaxes(0, 1)
-    return logits
+    return run.without_absent(logits)
 
 
 def _check_finite(logits, branches) -> None:

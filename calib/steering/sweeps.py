@@ -14,6 +14,7 @@ from datasets import Dataset
 from calib import metrics
 from calib.metrics.inputs import softmax
 from calib.models.model import Model
+from calib.questions import check_questions
 from calib.steering.directions import Direction
 from calib.steering.interventions import read_branches
 
@@ -93,6 +94,7 @@ def sweep(model: Model, questions: Dataset, directions, strengths=STRENGTHS, **s
     >>> sweep(model, questions, [direction], strengths=(-1, 0, 1)).logits.shape
     (1, 3, 50, 4)
     """
+    questions = check_questions(questions)
     directions, strengths = tuple(directions), tuple(float(s) for s in strengths)
     if 0 not in strengths:
         raise ValueError(

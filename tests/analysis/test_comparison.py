@@ -186,6 +186,13 @@ def test_the_reference_decides_the_sign(ways, truth):
         ({"labels": [0, 2]}, r"labels\[1\] is 2; with 2 options"),
         ({"labels": [0, 1, 1]}, r"labels have shape \(3,\)"),
         ({"min_count": 20}, "min_count is 20; the fullest bin .* holds 2 questions"),
+        (
+            {"ways": {"a": [[0.9, 0.1]] * 2, "b": [[0.7, 0.2, 0.1]] * 2}},
+            r"the ways have shapes \[\(2, 2\), \(2, 3\)\]; all must be probabilities of the same",
+        ),
+        ({"ways": {"a": [[0.9, 0.1], [1.0]]}}, "no array can be made of probabilities of 'a'"),
+        ({"posterior": [[0.9, 0.1]]}, r"shape \(2, 2, 2\), the posterior \(1, 2\); they must be"),
+        ({"posterior": [[0.9, 0.2]] * 2}, r"of the posterior: probabilities\[0\] sums to 1.1"),
         ({"ways": {"a": [[0.9, 0.3]] * 2, "b": [[0.7, 0.3]] * 2}}, "sums to 1.2"),
     ],
 )

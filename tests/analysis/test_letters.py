@@ -111,10 +111,17 @@ def test_no_questions_are_refused():
         read_rotations(open_model("almanac"), Dataset.from_list([ROW]).select([]))
 
 
-def test_questions_of_differing_numbers_of_options_are_refused():
+def test_a_question_is_read_in_as_many_rotations_as_it_has_options():
+    """The others are absent, and those that are there what they are when it is asked alone."""
     three = {**ROW, "choices": ROW["choices"][:3], "posterior": [0.2, 0.2, 0.6]}
-    with pytest.raises(ValueError, match="questions have from 3 to 4 options; all must have equal"):
-        read_rotations(open_model("almanac"), Dataset.from_list([ROW, three]))
+    two = {**ROW, "choices": ROW["choices"][:2], "posterior": [0.5, 0.5], "answer": 0}
+    model, rows = open_model("almanac"), [two, ROW, three]
+    found = read_rotations(model, Dataset.from_list(rows))
+    assert found.shape == (3, 4, 4)
+    for i, (row, n) in enumerate(zip(rows, (2, 4, 3), strict=True)):
+        (alone,) = read_rotations(model, Dataset.from_list([row]))
+        np.testing.assert_allclose(found[i, :n, :n], alone, atol=1e-4)
+        assert np.isneginf(found[i, n:]).all() and np.isneginf(found[i, :, n:]).all()
 
 
 # Measures
@@ -163,9 +170,76 @@ def test_measures_refuse_all_but_full_turns(measure, shape):
         measure(np.full(shape, 0.25))
 
 
-def test_recall_refuses_what_metrics_refuse():
-    p = np.full((2, 2, 2), 0.5)
-    with pytest.raises(ValueError, match=r"labels\[1\] is 2; with 2 options"):
-        recall_by_letter(p, [0, 2])
-    with pytest.raises(ValueError, match="sums to 2"):
-        recall_by_letter(2 * p, [0, 1])
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([0, 2], ValueError, r"labels\[1\] is 2; with 2 options labels run from 0 to 1"),
+        ([-1, 0], ValueError, r"labels\[0\] is -1"),
+        ([0], ValueError, r"labels have shape \(1,\); there must be one for each of the 2"),
+        ([0.0, 1.0], TypeError, "labels are float64; they must be integers"),
+    ],
+)
+def test_recall_refuses_labels(labels, error, message):
+    mixed = [[[0.6, 0.4, 0], [0.6, 0.4, 0], [0, 0, 0]]] * 2
+    for rotated in (np.full((2, 2, 2), 0.5), mixed):
+        with pytest.raises(error, match=message):
+            recall_by_letter(rotated, labels)
+
+
+@pytest.mark.parametrize("measure", [by_option, answer_changes, lambda p: recall_by_letter(p, [0])])
+@pytest.mark.parametrize(
+    ("rotated", "message"),
+    [
+        ([[0.6, 0.4, 0.0], [0.0, 0.0, 0.0], [0.6, 0.4, 0.0]], "has 2 rotations; it must have as"),
+        (
+            [[0.6, 0.3, 0.1], [0.6, 0.4, 0.0], [0.0, 0.0, 0.0]],
+            r"\[0, 0, 2\] is 0.1, and question 0",
+        ),
+        ([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "has 1 rotations"),
+        ([[1.0, -np.inf, 0.0]] * 3, r"rotations\[0, 0, 1\] is -inf"),
+        ([[1.0, 0.0, -np.inf]] * 3, r"rotations\[0, 0, 2\] is -inf, and question 0 has 3"),
+        ([[-np.inf] * 3] * 3, "question 0 has 0 rotations"),
+        ([[1.0, np.nan, 0.0]] * 3, r"rotations\[0, 0, 1\] is nan"),
+    ],
+)
+def test_measures_refuse_what_is_absent_in_part(measure, rotated, message):
+    with pytest.raises(ValueError, match=message):
+        measure([rotated])
+
+
+def test_differing_numbers_of_options_by_hand():
+    """Beside three options the two of the second question, A either way; C is right once."""
+    p = np.array(
+        [
+            [[0.7, 0.2, 0.1], [0.1, 0.7, 0.2], [0.3, 0.1, 0.6]],
+            [[0.6, 0.4, 0.0], [0.7, 0.3, 0.0], [0.0, 0.0, 0.0]],
+        ]
+    )
+    expected = [[0.6, 0.4, 0.0], [0.3, 0.7, 0.0], [0.0, 0.0, 0.0]]
+    with np.errstate(divide="ignore"):
+        logits = np.log(p)
+    np.testing.assert_array_equal(by_option(p)[1], expected)
+    np.testing.assert_allclose(np.exp(by_option(logits)[1]), expected, atol=1e-15)
+    for rotated in (p, logits):
+        assert answer_changes(rotated).tolist() == [False, True]
+        # Question 1 is right at A, where its option 1 stands turned, and wrong at B.
+        assert recall_by_letter(rotated, [0, 1]).tolist() == [1.0, 0.5, 1.0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(2, 5), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_questions_side_by_side_are_what_they_are_alone(counts, seed):
+    rng, most = np.random.default_rng(seed), max(counts)
+    alone = [rng.normal(size=(1, n, n)) for n in counts]
+    together = np.full((len(counts), most, most), -np.inf)
+    for i, one in enumerate(alone):
+        together[i, : counts[i], : counts[i]] = one
+    assert answer_changes(together).tolist() == [answer_changes(one)[0] for one in alone]
+    labels = np.array([rng.integers(n) for n in counts])
+    each = [recall_by_letter(one, labels[[i]]) for i, one in enumerate(alone)]
+    recall = [np.mean([e[k] for e in each if k < len(e)]) for k in range(most)]
+    np.testing.assert_allclose(recall_by_letter(together, labels), recall, atol=1e-12)
+    for i, one in enumerate(alone):
+        np.testing.assert_array_equal(
+            by_option(together)[i, : counts[i], : counts[i]], by_option(one)[0]
+        )

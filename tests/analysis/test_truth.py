@@ -83,3 +83,43 @@ def test_the_known_grouping_loss_refuses_what_metrics_refuse(
 ):
     with pytest.raises(error, match=message):
         known_grouping_loss(probabilities, posterior, n_bins)
+
+
+# Questions that differ in their number of options
+
+
+@pytest.fixture
+def mixed():
+    """Two questions with two options and one with three, of layer 0 the same to all options."""
+    posterior = np.array([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [0.2, 0.2, 0.6]])
+    even = [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [1 / 3] * 3]
+    with np.errstate(divide="ignore"):
+        logits = np.log(np.stack([even, posterior], axis=1))
+    n_options = np.array([2, 2, 3])
+    return Reading(logits, np.array([0, 1, 2]), np.full(3, "s"), posterior, n_options=n_options)
+
+
+def test_the_truth_of_differing_numbers_of_options_by_hand(mixed):
+    """Layer 1 says the truth; layer 0's bins: two questions .5 against .625, one 1/3 against .2."""
+    first = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    last = -(0.4 * np.log(0.2) + 0.6 * np.log(0.6))
+    scores = bayes_scores(mixed)
+    assert scores["accuracy"] == pytest.approx((0.75 + 0.5 + 0.6) / 3)
+    assert scores["nll"] == pytest.approx((first + np.log(2) + last) / 3)
+    np.testing.assert_allclose(true_ece(mixed), [(0.25 + 1 / 3 - 0.2) / 3, 0], atol=1e-12)
+    assert truth_correlation(mixed, n_resamples=20).value[1] == pytest.approx(1)
+    # Of layer 0, right with .75 and .5 in one bin; the question with three is alone in its own.
+    loss = known_grouping_loss(mixed.probabilities[0], mixed.posterior)
+    assert loss == pytest.approx(2 * 0.125**2)
+
+
+def test_columns_that_no_question_has_do_not_change_the_truth(mixed):
+    wide = Reading(
+        np.concatenate([mixed.logits, np.full((3, 2, 1), -np.inf)], axis=2),
+        mixed.labels,
+        mixed.subjects,
+        np.hstack([mixed.posterior, np.zeros((3, 1))]),
+        n_options=mixed.n_options,
+    )
+    assert bayes_scores(wide) == pytest.approx(bayes_scores(mixed))
+    np.testing.assert_allclose(true_ece(wide), true_ece(mixed), atol=1e-12)

@@ -49,6 +49,19 @@ def test_a_reliability_diagram_shows_every_bin_that_holds_questions(ax, reading)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("confidence", "accuracy")
 
 
+def test_questions_of_differing_numbers_of_options_are_drawn_at_their_confidence(ax):
+    """Even answers: with two options at 1/2, with four at 1/4, here right as often as they say."""
+    logits = np.zeros((6, 1, 4))
+    logits[:2, :, 2:] = -np.inf
+    labels, n_options = np.array([0, 1, 0, 1, 2, 3]), [2, 2, 4, 4, 4, 4]
+    mixed = Reading(logits, labels, np.full(6, "s"), n_options=n_options)
+    figures.plot_reliability(reliability_table(mixed.probabilities[0], mixed.labels), ax)
+    (discs,) = ax.collections[1:]
+    np.testing.assert_allclose(discs.get_offsets(), [[0.25, 0.25], [0.5, 0.5]])
+    player = figures.to_player(figures.animate_reliability(mixed), "two discs on the diagonal")
+    assert player.count("two discs on the diagonal") == 1
+
+
 def test_a_metric_is_drawn_with_its_interval_and_its_name(ax, reading):
     evolution = evolve(reading, n_resamples=100)
     figures.plot_metric({"base": evolution, "mine": evolution}, "ece", ax)

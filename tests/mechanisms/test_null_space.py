@@ -18,7 +18,7 @@ from calib.mechanisms import (
     singular_values,
     unembedding_null_space,
 )
-from calib.models.architectures import find_part
+from calib.models.architectures import find_parts
 from calib.questions import option_tokens
 
 LETTERS = option_tokens(TOKENIZER, 4)
@@ -30,7 +30,7 @@ def opened(name):
 
 
 def norm_of(module):
-    return module.get_submodule(find_part(module, "norm", "this"))
+    return module.get_submodule(find_parts(module)["norm"])
 
 
 def zero_columns(model, columns):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from calib.metrics import Interval, wilson
+from calib.metrics import Interval, mean_interval, wilson
 from calib.metrics.intervals import columns_of
 
 # Of 21 values from 0 to 20 the middle half reaches from 5 to 15; two that are nan do not count.
@@ -46,3 +46,40 @@ def test_wilson_is_scipys_and_stays_within_0_and_1(right, n):
     low, high = wilson(right / n, n)
     assert (low, high) == pytest.approx((exact.low, exact.high), abs=1e-4)
     assert 0 <= low <= high <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ([], ValueError, r"values have shape \(0,\); they must be \[questions\], at least 1"),
+        (0.5, ValueError, r"values have shape \(\)"),
+        ([[0.5]], ValueError, r"values have shape \(1, 1\)"),
+        ([0.5, np.nan], ValueError, r"values\[1\] is nan; a mean needs finite ones"),
+        (["a"], TypeError, "values are <U1; they must be real numbers"),
+    ],
+)
+def test_a_mean_of_nothing_or_of_no_numbers_is_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        mean_interval(values)
+
+
+def test_a_mean_interval_by_hand_and_of_right_and_wrong():
+    """Of 0, 0, 0, 1: standard deviation √3 / 4, its standard error half of that."""
+    half = 1.96 * np.sqrt(3) / 8
+    for values in ([0.0, 0.0, 0.0, 1.0], [False, False, False, True]):
+        np.testing.assert_allclose(mean_interval(values), (0.25, 0.25 - half, 0.25 + half))
+    assert mean_interval([0.5]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "error", "message"),
+    [
+        (1.5, 10, ValueError, "^share is 1.5; it must lie between 0 and 1"),
+        ([0.5, np.nan], 10, ValueError, r"^share\[1\] is nan"),
+        ([0.5, 0.5], [3, 0], ValueError, r"^count\[1\] is 0.0; it must be above 0"),
+        ("all", 10, TypeError, "shares are <U3"),
+    ],
+)
+def test_what_is_no_share_of_a_count_is_refused(share, count, error, message):
+    with pytest.raises(error, match=message):
+        wilson(share, count)

@@ -4,29 +4,11 @@ import pytest
 import torch
 from support.architectures import CONFIGS, D_MODEL, N_LAYERS, TOKENIZER, random_module
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, MptConfig, OPTConfig
+from transformers import AutoModelForCausalLM, MptConfig, OPTConfig
 
 from calib import lens, open_model
 
 PROMPT = "Which stone is the bridge of Ashford built of?\nAnswer:"
-
-
-class DoubledLlama(LlamaForCausalLM):
-    """Does to its logits what no lens here knows."""
-
-    def forward(self, *args, **kwargs):
-        output = super().forward(*args, **kwargs)
-        output.logits = output.logits * 2
-        return output
-
-
-class ShiftedLlama(LlamaForCausalLM):
-    """Puts a layer of its own between the final norm and the unembedding."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model.norm.register_forward_hook(lambda _, __, out: out)
-        self.lm_head.register_forward_pre_hook(lambda _, args: (args[0] + 1.0,))
 
 
 def test_an_unknown_architecture_is_named():
@@ -43,16 +25,6 @@ def test_a_model_without_a_final_norm_is_refused():
     )  # fmt: skip
     with pytest.raises(ValueError, match="OPTForCausalLM keeps its norm under none of"):
         open_model((AutoModelForCausalLM.from_config(config), TOKENIZER))
-
-
-def test_a_lens_that_misses_a_scale_says_where_they_part():
-    with pytest.raises(ValueError, match=r"DoubledLlama .* after lm_head"):
-        open_model((DoubledLlama(CONFIGS["llama"]), TOKENIZER))
-
-
-def test_a_lens_that_misses_a_step_before_the_unembedding_says_where_they_part():
-    with pytest.raises(ValueError, match=r"ShiftedLlama .* between model.norm and lm_head"):
-        open_model((ShiftedLlama(CONFIGS["llama"]), TOKENIZER))
 
 
 def test_a_tokenizer_that_ends_its_prompts_is_refused():
@@ -111,6 +83,19 @@ def test_auto_opens_the_same_model_wherever_accelerate_places_it(tmp_path):
     alone = open_model(tmp_path, device="cpu")
     for placed, plain in zip(auto.module.parameters(), alone.module.parameters(), strict=True):
         assert torch.equal(placed.cpu(), plain)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    random_module("llama").save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights, first model.layers.1.mlp.up_proj.wei"):
+        open_model(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])

@@ -2,10 +2,12 @@
 
 import json
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.rows import GOOD, write
+from datasets import Dataset
+from support.rows import GOOD, THREE, write
 
 from calib import build_prompts, load_questions
 from calib.questions import category_of
@@ -14,7 +16,6 @@ from calib.questions.mmlu import CATEGORIES
 FAULTS = {
     "the question is empty": {"question": "  "},
     "the subject is empty": {"subject": ""},
-    "3 options where the first question has 2": {"choices": ["1", "2", "3"]},
     "an option is empty": {"choices": ["1", " "]},
     "an option stands twice": {"choices": ["2", "2"]},
     r"answer is 2; it must be a whole number from 0 to 1": {"answer": 2},
@@ -35,10 +36,10 @@ def test_a_missing_column_is_named(tmp_path):
         load_questions(tmp_path)
 
 
-@pytest.mark.parametrize("n", [1, 11])
+@pytest.mark.parametrize("n", [1, 27])
 def test_the_number_of_options_has_bounds(tmp_path, n):
     write(tmp_path, [{**GOOD, "choices": [str(i) for i in range(n)], "answer": 0}])
-    with pytest.raises(ValueError, match=rf"{n} options; there must be from 2 to 10"):
+    with pytest.raises(ValueError, match=rf"{n} options; there must be from 2 to 26"):
         load_questions(tmp_path)
 
 
@@ -89,7 +90,14 @@ def test_a_folder_without_the_split_is_refused(tmp_path):
         ({"subjects": "local_legend"}, "no subject 'local_legend' here; did you mean local_legend"),
         ({"category": "stem"}, "category 'stem' is unknown; choose one of STEM, humanities"),
         ({"subjects": ["fair_music"], "category": "STEM"}, "none of the subjects"),
+        ({"category": ["STEM"]}, r"category \['STEM'\] is unknown"),
+        ({"subjects": 5}, "subjects is 5; it must be a subject or a list of them"),
+        ({"subjects": ["fair_music", 5]}, "subjects is .*; it must be a subject or a list"),
         ({"limit": 0}, "limit is 0"),
+        ({"limit": True}, "limit is True"),
+        ({"seed": -1}, "seed is -1; it must be a whole number of at least 0"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"repeats": "ignore"}, "repeats 'ignore' is unknown; choose one of refuse, drop, keep"),
     ],
 )
 def test_a_wrong_choice_is_answered_with_the_right_ones(arguments, message):
@@ -123,3 +131,68 @@ def test_the_limit_is_a_seeded_subset_in_file_order():
     places = [rows.index((r["question"], tuple(r["choices"]))) for r in some]
     assert len(places) == 50
     assert places == sorted(places)
+
+
+# Sources that are no folder
+
+
+@pytest.mark.parametrize("source", [None, 5, GOOD, iter([])])
+def test_a_source_of_another_kind_is_refused(source):
+    with pytest.raises(TypeError, match=f"the source is a {type(source).__name__}; it must be a"):
+        load_questions(source)
+
+
+@pytest.mark.parametrize("source", [[], Dataset.from_list([GOOD]).select([])])
+def test_no_rows_are_refused(source):
+    with pytest.raises(ValueError, match="there are no questions"):
+        load_questions(source)
+
+
+def test_a_category_needs_subjects_of_mmlu():
+    with pytest.raises(ValueError, match="'sums' belongs to none of MMLU's categories"):
+        load_questions([GOOD], category="STEM")
+
+
+@pytest.mark.parametrize("hold", [list, pd.DataFrame, Dataset.from_list])
+def test_rows_at_hand_are_read_like_those_of_a_file(hold, tmp_path):
+    rows = [GOOD, THREE]
+    questions = load_questions(hold(rows))
+    assert questions.to_list() == load_questions(write(tmp_path, rows)).to_list() == rows
+    assert questions.info.dataset_name is None
+    assert load_questions(hold(rows), limit=1, seed=0).num_rows == 1
+
+
+# Repeated options, and right answers all in one place
+
+TWICE = {**GOOD, "question": "Which?", "choices": ["1", "1"]}
+
+
+def test_a_repeated_option_can_be_dropped():
+    with pytest.raises(ValueError, match=r"question 1 .*an option stands twice"):
+        load_questions([GOOD, TWICE])
+    with pytest.warns(UserWarning, match="1 of 2 questions are left out: an option stands twice"):
+        assert load_questions([GOOD, TWICE], repeats="drop").to_list() == [GOOD]
+    with pytest.raises(ValueError, match=r"question 1 .*answer is 7"):
+        load_questions([GOOD, {**TWICE, "answer": 7}], repeats="drop")
+    with (
+        pytest.warns(UserWarning, match="1 of 1"),
+        pytest.raises(ValueError, match="there are no questions in it"),
+    ):
+        load_questions([TWICE], repeats="drop")
+
+
+def test_a_repeated_option_can_be_kept_and_asked():
+    kept = load_questions([GOOD, TWICE], repeats="keep")
+    assert kept["repeats"] == [False, True]
+    assert "A. 1\nB. 1\nAnswer:" in build_prompts(kept)[1]
+    assert load_questions(kept).to_list() == kept.to_list()
+    assert load_questions([GOOD], repeats="keep").column_names == list(GOOD)
+
+
+def test_right_answers_all_in_one_place_are_pointed_out(recwarn):
+    rows = [{**GOOD, "question": f"{i}?"} for i in range(20)]
+    load_questions(rows[:19])
+    load_questions([*rows[:19], {**rows[19], "answer": 0}])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="of all 20 questions stands in place 1; .*shuffle_option"):
+        load_questions(rows)

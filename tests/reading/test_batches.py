@@ -55,6 +55,22 @@ def test_a_prefix_is_shared_only_where_that_saves_half_the_work():
     assert shared([[1] * 10 + [2]]) == 0
 
 
+@pytest.mark.parametrize("share", [False, True])
+def test_prompts_of_different_kinds_share_no_batch(share):
+    """Whatever the kinds are: of equal length, or on either side of a limit."""
+    rng = np.random.default_rng(1)
+    prompts = [p for s in range(3) for p in prompts_of(rng, 30, s, 40)]
+    lengths = np.array([len(prompt) for prompt in prompts])
+    subjects = np.repeat(list("abc"), 30)
+    for kinds in (lengths, lengths > 50):
+        batches = plan_batches(prompts, subjects, 400, 100, share=share, kinds=kinds)
+        assert sorted(i for batch in batches for i in batch.rows) == list(range(90))
+        assert all(len({kinds[i] for i in batch.rows}) == 1 for batch in batches)
+    alone = plan_batches(prompts, subjects, 400, 100, share=lengths <= 50, kinds=lengths > 50)
+    assert {batch.shared > 0 for batch in alone if lengths[batch.rows[0]] > 50} == {False}
+    assert {batch.shared > 0 for batch in alone if lengths[batch.rows[0]] <= 50} == {True}
+
+
 def test_identical_prompts_keep_a_token_each():
     assert common_prefix([[1, 2, 3]] * 3) == 2
     assert common_prefix([[4]]) == 0

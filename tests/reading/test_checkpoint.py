@@ -2,16 +2,19 @@
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
+import time
+import warnings
 
 import numpy as np
 import pytest
 from support.architectures import TOKENIZER, random_module
-from support.killed import SETTINGS, read, read_and_die
+from support.killed import SETTINGS, read, read_and_die, read_beside
 
-from calib import load_questions, open_model, read_layers
-from calib.reading._checkpoint import Checkpoint
+from calib import Reading, load_questions, open_model, read_layers
+from calib.reading._checkpoint import Checkpoint, checksum
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
@@ -84,6 +87,63 @@ def test_a_run_killed_again_and_again_gets_there(tmp_path, whole):
     same(read(folder), whole)
 
 
+def test_three_processes_in_one_folder_end_alike(tmp_path, whole):
+    barrier = PROCESSES.Barrier(3)
+    ends = [tmp_path / f"end{i}" for i in range(3)]
+    beside = [
+        PROCESSES.Process(target=read_beside, args=(tmp_path / "run", end, barrier)) for end in ends
+    ]
+    for process in beside:
+        process.start()
+    for process in beside:
+        process.join(240)
+    assert [process.exitcode for process in beside] == [0, 0, 0]
+    for end in ends:
+        same(Reading.load(end), whole)
+    files = {file.name for file in (tmp_path / "run").iterdir()}
+    numbers = {name[:6] for name in files}
+    assert len(files) == len(numbers) >= 11  # one file for each batch, run.json, nothing in passing
+    same(read(tmp_path / "run"), whole)
+
+
+def test_only_one_of_two_runs_of_other_settings_gets_an_empty_folder(tmp_path, monkeypatch):
+    """The second begins between the other's look into the folder and its writing."""
+    link = os.link
+
+    def late(passing, file):
+        monkeypatch.setattr(os, "link", link)
+        Checkpoint(tmp_path, {"shots": 5}).write(0, {"logits": np.ones(1)})
+        link(passing, file)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(ValueError, match=r"run.json: the run was begun with shots = 5, this run h"):
+        Checkpoint(tmp_path, {"shots": 0})
+    assert Checkpoint(tmp_path, {"shots": 5}).read(0)["logits"].tolist() == [1]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    Checkpoint(tmp_path, {"shots": 5})
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_what_killed_runs_were_writing_is_cleared_away(run, whole):
+    """What is young may be another process's work; what is old is nobody's."""
+    old, young = (run / f"000001-0.safetensors.{c * 16}.partial" for c in "ab")
+    others = run / "film.partial"
+    for file in (old, young, others):
+        file.write_bytes(b"half")
+    for file in (old, others):
+        os.utime(file, (time.time() - 7200,) * 2)
+    same(read(run), whole)
+    assert not old.exists()
+    assert young.exists() and others.exists()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "edited"])
 def test_a_damaged_batch_is_named_and_read_again(damage, run, whole):
     file = batches_of(run)[2]
@@ -129,11 +189,54 @@ def test_a_folder_with_other_files_is_no_run(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_altered_run_json_is_refused(run):
-    about = run / "run.json"
-    about.write_text(about.read_text()[:-5])
-    with pytest.raises(ValueError, match=r"run.json is altered"):
+@pytest.mark.parametrize(
+    "content",
+    [b'{"shots": 2', b"", b"[]", b'"shots"', b"2", b"null", b"\xff\xfe", b"[" * 100_000],
+)
+def test_an_altered_run_json_is_refused(content, run):
+    (run / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run.json is altered; name another folder or delete"):
         read(run)
+
+
+def test_a_run_json_that_does_not_tell_everything_is_refused(run):
+    about = run / "run.json"
+    settings = json.loads(about.read_text())
+    del settings["shots"]
+    about.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"run.json: .* begun with shots = None, this run has 2"):
+        read(run)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        (1 << 40).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (60).to_bytes(8, "little")
+        + b'{"logits":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}  '[:60]
+        + b"12",
+    ],
+)
+def test_a_batch_that_was_written_wrong_is_named(content, tmp_path):
+    checkpoint = Checkpoint(tmp_path, {})
+    file = tmp_path / f"000003-{checksum(content)}.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file} holds no arrays .*; delete it and call again"):
+        checkpoint.read(3)
+
+
+def test_a_batch_that_another_process_drops_is_read_again(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path, {})
+    (tmp_path / "000003-0.safetensors").write_bytes(b"half")
+
+    def drop_first(*_, **__):
+        (tmp_path / "000003-0.safetensors").unlink()
+
+    monkeypatch.setattr(warnings, "warn", drop_first)
+    assert checkpoint.read(3) is None
 
 
 def test_the_settings_of_a_run_can_be_read_by_people(run):

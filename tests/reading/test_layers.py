@@ -162,5 +162,5 @@ def test_a_reading_of_another_format_is_refused(reading, tmp_path):
     reading.save(tmp_path)
     about = tmp_path / "reading.json"
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
-    with pytest.raises(ValueError, match="has format 99, this version reads format 2"):
+    with pytest.raises(ValueError, match="has format 99, this version reads formats 1 to 3"):
         Reading.load(tmp_path)

@@ -47,6 +47,15 @@ every_method_with_features = pytest.mark.parametrize(
 )
 WITH_LABELS = {name: make for name, make in METHODS.items() if make().needs_labels}
 every_method_with_labels = pytest.mark.parametrize("make", WITH_LABELS.values(), ids=WITH_LABELS)
+with_equal_options = pytest.mark.parametrize(
+    "make", [make for make in METHODS.values() if make().needs_equal_options]
+)
+of_any_options = pytest.mark.parametrize(
+    "make", [make for make in METHODS.values() if not make().needs_equal_options]
+)
+of_any_columns = pytest.mark.parametrize(  # clipping has a row of the unembedding for each
+    "make", [make for make in METHODS.values() if not make().changes_answer]
+)
 KEEPING = {name: make for name, make in METHODS.items() if not make().changes_answer}
 
 
@@ -70,7 +79,17 @@ def bad(array, value, at=3):
     return array
 
 
+def mixed_options(logits):
+    """Every second question without its last option, every fourth without its last two."""
+    logits = logits.copy()
+    logits[::2, -1:] = -np.inf
+    logits[::4, -2:] = -np.inf
+    return logits
+
+
 LOGITS, LABELS, FEATURES = problem()
+MIXED = mixed_options(LOGITS)
+MIXED_LABELS = np.minimum(LABELS, np.isfinite(MIXED).sum(axis=1) - 1)
 
 
 def fit(method, logits, labels, features):
@@ -100,7 +119,8 @@ def fitted_once(make):
         (LOGITS[:, :1], LABELS, ValueError, "at least 2 options"),
         (np.float64(1), LABELS, ValueError, r"logits have shape \(\)"),
         (bad(LOGITS, np.nan), LABELS, ValueError, "logits must be finite"),
-        (bad(LOGITS, -np.inf), LABELS, ValueError, "logits must be finite"),
+        (bad(LOGITS, np.inf), LABELS, ValueError, r"logits\[3, 0\] is inf; logits must be finite"),
+        (bad(LOGITS, -np.inf), LABELS, ValueError, r"logits\[3, 0\] is -inf; only options that"),
         (LOGITS.astype(str), LABELS, TypeError, "logits are <U.*; they must be real numbers"),
         (LOGITS + 1j, LABELS, TypeError, "logits are complex128"),
     ],
@@ -182,10 +202,22 @@ def test_after_a_failed_refit_it_is_not_fitted(make):
         method(LOGITS, FEATURES)
 
 
-@every_method
+@with_equal_options
 def test_questions_of_more_options_than_it_was_fitted_on_are_refused(make):
     with pytest.raises(ValueError, match="logits have 5 options, those this was fitted on 4"):
         fitted_once(make)(np.hstack([LOGITS, LOGITS[:, :1]]), FEATURES)
+
+
+@with_equal_options
+def test_what_keeps_numbers_for_each_option_refuses_questions_that_differ_in_options(make):
+    mixed = mixed_options(LOGITS)
+    refused = pytest.raises(
+        ValueError, match=r"-inf; .* keeps numbers for each option, so all .*n\]$"
+    )
+    with refused:
+        fit(make(), mixed, np.minimum(LABELS, 1), FEATURES)
+    with refused:
+        fitted_once(make)(mixed, FEATURES)
 
 
 @every_method_with_features
@@ -305,7 +337,105 @@ def test_a_shift_of_all_logits_means_nothing(make):
     )
 
 
+# Questions that differ in their number of options
+
+
+@of_any_options
+@pytest.mark.parametrize(
+    ("at", "options", "message"),
+    [
+        (
+            1,
+            1,
+            r"logits\[1, 1\] is -inf; only options that a question does not have are, at the end",
+        ),
+        (
+            1,
+            [1, 2, 3],
+            r"logits\[1\] have 1 options that are not -inf; a question needs at least 2",
+        ),
+        (1, [0, 1, 2, 3], r"logits\[1\] have 0 options"),
+    ],
+)
+def test_minus_infinity_elsewhere_is_refused(make, at, options, message):
+    logits = MIXED.copy()
+    logits[at, options] = -np.inf
+    with pytest.raises(ValueError, match=message):
+        fit(make(), logits, MIXED_LABELS, FEATURES)
+    with pytest.raises(ValueError, match=message):
+        fitted_once(make)(logits, FEATURES)
+
+
+@of_any_options
+def test_a_label_of_an_absent_option_is_refused(make):
+    labels = MIXED_LABELS.copy()
+    labels[4] = 3
+    with pytest.raises(
+        ValueError, match=r"labels\[4\] is 3; question 4 has 2 options: drop the qu"
+    ):
+        fit(make(), MIXED, labels, FEATURES)
+
+
+@of_any_options
+def test_absent_options_get_exactly_nothing(make):
+    p = fit(make(), MIXED, MIXED_LABELS, FEATURES)(MIXED, FEATURES)
+    assert (p[np.isneginf(MIXED)] == 0).all() and (p >= 0).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=0, atol=1e-12)
+
+
+@of_any_columns
+def test_an_absent_option_is_one_of_a_very_low_logit_to_the_fitted_number(make):
+    """But for even shares, which go by the number of options."""
+    low = np.where(np.isneginf(MIXED), -1e4, MIXED)
+    one = fit(make(), MIXED, MIXED_LABELS, FEATURES)(MIXED, FEATURES)
+    other = fit(make(), low, MIXED_LABELS, FEATURES)(low, FEATURES)
+    certain = one.max(axis=1) > 0.51  # below, shares are moved towards even ones
+    np.testing.assert_allclose(one[certain], other[certain], rtol=0, atol=1e-5)
+
+
+@of_any_columns
+def test_with_other_columns_nothing_changes_but_the_columns(make):
+    wide = np.hstack([MIXED, np.full((N, 2), -np.inf)])
+    fitted = fit(make(), MIXED, MIXED_LABELS, FEATURES)
+    p = fitted(wide, FEATURES)
+    np.testing.assert_allclose(p[:, :OPTIONS], fitted(MIXED, FEATURES), rtol=0, atol=1e-12)
+    assert (p[:, OPTIONS:] == 0).all()
+
+
 # Confidence written back into probabilities
+
+
+@pytest.mark.parametrize(
+    ("p", "confidence", "n_options", "error", "message"),
+    [
+        ([[0.6, 0.4, 0.0]], [0.7], 1, ValueError, "n_options is 1 for question 0; .* from 2 to 3"),
+        (
+            [[0.6, 0.3, 0.1]],
+            [0.7],
+            [2],
+            ValueError,
+            r"probabilities\[0, 2\] is 0.1; question 0 has 2",
+        ),
+        ([[0.6, 0.4, 0.0]], [0.7], 2.0, TypeError, "n_options are float64; they must be integers"),
+        ([[0.6, 0.4]], [70], None, ValueError, r"confidence\[0\] is 70.0; it must be at most 1"),
+        ([[0.6, 0.4]], [0.7, 0.8], None, ValueError, r"confidence has shape \(2,\)"),
+        ([[6, 4]], [0.7], None, ValueError, r"probabilities\[0\] sums to 10"),
+        ([0.6, 0.4], [0.7], None, ValueError, r"shape \(2,\); they must be \[questions, options"),
+        ([["a", "b"]], [0.7], None, TypeError, "probabilities are <U1"),
+    ],
+)
+def test_spread_refuses(p, confidence, n_options, error, message):
+    with pytest.raises(error, match=message):
+        spread(p, confidence, n_options)
+
+
+def test_the_rest_is_shared_among_the_options_of_the_question():
+    """Evenly .4 among one other and .3 among two; of three options none goes below 1/3."""
+    p = [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.5, 0.3, 0.2, 0.0]]
+    new = spread(p, [0.6, 0.4, 0.2], n_options=[2, 3, 3])
+    expected = [[0.6, 0.4, 0, 0], [0.4, 0.3, 0.3, 0], [1 / 3, 1 / 3, 1 / 3, 0]]
+    np.testing.assert_allclose(new, expected, rtol=0, atol=2e-6)
+    assert (new[[0, 0, 1, 2], [2, 3, 3, 3]] == 0).all()
 
 
 def test_the_rest_is_shared_as_before():

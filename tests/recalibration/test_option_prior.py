@@ -165,11 +165,12 @@ def test_content_free_needs_texts(texts):
 
 def test_content_free_needs_questions():
     with pytest.raises(ValueError, match="there are no questions"):
-        content_free(Dataset.from_dict({"subject": [], "choices": []}))
+        content_free(load_questions("almanac", limit=2).select([]))
 
 
 def test_content_free_needs_questions_of_as_many_options():
-    rows = [{"subject": "law", "choices": list("ABCD"[:n])} for n in (4, 3)]
+    about = {"question": "Which?", "subject": "law", "answer": 0}
+    rows = [about | {"choices": list("ABCD"[:n])} for n in (4, 3)]
     with pytest.raises(ValueError, match=r"questions have from 3 to 4 options; all must have equ"):
         content_free(Dataset.from_list(rows))
 

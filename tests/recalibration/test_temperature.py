@@ -7,6 +7,7 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from support.properties import given, settings, st
 
 from calib import metrics
 from calib.metrics import softmax
@@ -102,6 +103,52 @@ def test_scaled_logits_scale_the_temperature_and_shifted_ones_leave_it():
     assert Temperature().fit(logits + shift, labels).value == pytest.approx(value, rel=1e-9)
 
 
+@pytest.mark.parametrize(("scale", "value"), [(1, 3.641), (1000, 3641), (1 / 5000, 0.000728)])
+def test_logits_of_any_size_have_a_temperature(scale, value):
+    """Confidence 3/4 where it is 3 in 4: 4 / ln 3."""
+    logits = scale * np.array([[4.0, 0.0]] * 4)
+    for found in (Temperature().fit(logits, [0, 0, 0, 1]), Temperature.matching(logits, 0.75)):
+        assert found.value == pytest.approx(scale * 4 / np.log(3), rel=1e-12)
+        assert found.value == pytest.approx(value, rel=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(exponent=st.floats(-6, 6), seed=st.integers(0, 99), mixed=st.booleans())
+def test_the_temperature_is_as_many_times_higher_as_the_logits_are_larger(exponent, seed, mixed):
+    logits, labels = overconfident(n=60, seed=seed)
+    if mixed:
+        logits[::3, 2:], labels[::3] = -np.inf, labels[::3] % 2
+    c = 10**exponent
+    for fit in (lambda z: Temperature().fit(z, labels), lambda z: Temperature.matching(z, 0.8)):
+        assert fit(c * logits).value == pytest.approx(c * fit(logits).value, rel=1e-9)
+
+
+def test_one_question_of_huge_logits_does_not_hide_the_others():
+    """It is right at any temperature that the others could have."""
+    logits = np.array([[4.0, 0.0]] * 4 + [[1e18, 0.0]])
+    assert Temperature().fit(logits, [0, 0, 0, 1, 0]).value == pytest.approx(4 / np.log(3))
+
+
+def test_an_option_that_is_absent_has_no_say():
+    """By labels and by probabilities; questions of three equal options beside it say nothing."""
+    two, three = [4.0, 0.0, -np.inf], [0.0, 0.0, 0.0]
+    logits = [two] * 4 + [three] * 2
+    target = [[1, 0, 0]] * 3 + [[0, 1, 0]] + [[1 / 3] * 3] * 2
+    for labels in ([0, 0, 0, 1, 2, 0], target):
+        assert Temperature().fit(logits, labels).value == pytest.approx(4 / np.log(3))
+    p = Temperature.matching(logits, (4 * 0.75 + 2 / 3) / 6)(logits)
+    np.testing.assert_allclose(p[0], [0.75, 0.25, 0], atol=1e-9)
+    assert p[0, 2] == 0
+
+
+def test_the_lowest_confidence_is_that_of_each_questions_own_options():
+    """1/2 and 1/4."""
+    logits = [[4.0, 0.0, -np.inf, -np.inf], [4.0, 0.0, 0.0, 0.0]]
+    assert Temperature.matching(logits, 0.38).value > 100
+    with pytest.raises(ValueError, match=r"confidence of 0.37; it must lie between 0.375 and 1"):
+        Temperature.matching(logits, 0.37)
+
+
 @pytest.mark.parametrize("confidence", [0.26, 0.4, 0.8, 0.999])
 def test_matching_gives_the_confidence_asked_for(confidence):
     logits, labels = overconfident()
@@ -192,12 +239,9 @@ def test_calling_before_fitting_is_refused():
         Temperature()([[4.0, 0.0]])
 
 
-def test_given_it_fits_any_number_of_options_and_fitted_those_alone():
-    temperature = Temperature(2.0)
-    assert [temperature(np.zeros((1, n))).shape for n in (2, 5)] == [(1, 2), (1, 5)]
-    temperature.fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
-    with pytest.raises(ValueError, match="logits have 5 options, those this was fitted on 2"):
-        temperature(np.zeros((1, 5)))
+def test_given_or_fitted_it_divides_the_logits_of_any_number_of_options():
+    for temperature in (Temperature(2.0), Temperature().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])):
+        assert [temperature(np.zeros((1, n))).shape for n in (2, 5)] == [(1, 2), (1, 5)]
 
 
 def test_of_a_failed_fit_no_value_is_left():
@@ -216,7 +260,7 @@ def test_of_a_failed_fit_no_value_is_left():
         ([4.0, 0.0], [0], ValueError, r"logits have shape \(2,\); to fit, they must be \[quest"),
         ([[[4.0, 0.0]]], [0], ValueError, r"logits have shape \(1, 1, 2\)"),
         ([[4.0, np.nan]], [0], ValueError, "logits must be finite"),
-        ([[4.0, -np.inf]], [0], ValueError, "logits must be finite"),
+        ([[4.0, -np.inf]], [0], ValueError, r"logits\[0\] have 1 options that are not -inf"),
         ([[4.0, 0.0]] * 3, [0, 1], ValueError, r"labels have shape \(2,\), .* one label per q"),
         ([[4.0, 0.0]], [[0.5, 0.3, 0.2]], ValueError, r"target has shape \(1, 3\); .* \(1, 2\) it"),
         ([[4.0, 0.0]], 0, ValueError, r"labels have shape \(\)"),
@@ -228,6 +272,14 @@ def test_of_a_failed_fit_no_value_is_left():
         ([[4.0, 0.0]], [[0.5, np.nan]], ValueError, r"probabilities\[0, 1\] is nan"),
         ([[4.0, 0.0]], [[1.5, -0.5]], ValueError, r"probabilities\[0, 1\] is -0.5"),
         ([[4.0, 0.0]], [[4.0, 0.0]], ValueError, r"probabilities\[0\] sums to 4"),
+        (
+            [[4.0, 0.0, -np.inf]],
+            [[0.5, 0.3, 0.2]],
+            ValueError,
+            r"probabilities\[0, 2\] is 0.2; quest",
+        ),
+        ([[1.5, 1.5]] * 2, [0, 1], ValueError, "all options of every question have the same logit"),
+        ([[4.0, 0.0], [1.0]], [0, 1], ValueError, "no array can be made of logits; rows"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(logits, target, error, message):
@@ -249,6 +301,7 @@ def test_a_confidence_that_no_temperature_gives_is_refused(confidence):
         ([[[4.0, 0.0]]], r"they must be \[questions, options\]"),
         ([4.0, 0.0], r"they must be \[questions, options\]"),
         (np.empty((0, 4)), "there is no question"),
+        ([[0.1, 0.1, 0.1]], "all options of every question have the same logit; no temperature"),
     ],
 )
 def test_matching_refuses_logits_too(logits, message):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -28,6 +29,7 @@ from calib.questions import mmlu
 from calib.report import finding
 from calib.report.html import COLUMNS, render
 from calib.report.text import interval_text, number_text
+from calib.report.write import made_with
 
 BeautifulSoup = pytest.importorskip("bs4").BeautifulSoup
 
@@ -393,6 +395,34 @@ def test_a_page_without_phases_says_so(accuracies, confidences, n, words):
     assert len(page.select("figure")) == 2 + len({0, peak, len(accuracies) - 1})
 
 
+def test_a_page_on_questions_of_different_numbers_of_options_says_so():
+    alike = planted([0.25, 0.7, 0.7], [0.3, 0.75, 0.95], n=300)
+    n_options = np.array([2, 4] * 150)
+    logits = alike.logits.copy()
+    logits[::2, :, 2:] = -np.inf
+    mixed = Reading(logits, alike.labels % n_options, alike.subjects, n_options=n_options)
+    settings = {"n_bins": 10, "min_count": 1, "tolerance": 0.02, "n_resamples": 20, "seed": 0}
+    pages = []
+    for reading in (alike, mixed):
+        text = render(reading, evolve(reading, **settings), "m", settings=settings, made_with={})
+        pages.append(" ".join(BeautifulSoup(text, "html.parser").get_text().split()))
+    assert "on 300 questions with 4 options each;" in pages[0]
+    assert "on 300 questions with 2 to 4 options each;" in pages[1]
+    assert "the most probable of the question's 2 to 4 letters" in pages[1]
+
+
+@pytest.mark.parametrize(("template", "said"), [("not used", True), ("none", False)])
+def test_the_page_says_that_a_chat_template_was_not_used(template, said):
+    reading = replace(planted([0.25, 0.7], [0.3, 0.75]), provenance={"chat_template": template})
+    settings = {"n_bins": 10, "min_count": 1, "tolerance": 0.02, "n_resamples": 20, "seed": 0}
+    told = made_with(reading, "calib report m")
+    text = render(reading, evolve(reading, **settings), "m", settings=settings, made_with=told)
+    page = BeautifulSoup(text, "html.parser")
+    assert ("the questions are asked without it, as plain text" in page.get_text()) is said
+    label = page.find("dt", string="chat template")
+    assert label.find_next("dd").get_text() == template
+
+
 # What it refuses
 
 ONLY = ["--questions", "almanac"]
@@ -417,7 +447,7 @@ ONLY = ["--questions", "almanac"]
         (["report", "almanac", "--out", "x" * 300], "File name too long"),
         (["report", "almanac", "--questions", "plain"], "source 'plain' is neither"),
         (["report", "almanac", "--questions", "wrong"], "wrong, question 0 .*answer is 7"),
-        (["report", "almanac", "--questions", "mixed"], "'mixed' cannot be loaded .*check its"),
+        (["report", "almanac", "--questions", "mixed"], "mixed: the answer is a letter at"),
         (["report", "almanac", "--questions", "law", "--shots", "1"], "'law' .* dev"),
         (
             ["report", "almanac", "--questions", "law", "--category", "STEM"],

@@ -1,8 +1,9 @@
-"""A question as people write it, and a folder of such questions."""
+"""Questions as people write them, and a folder of such questions."""
 
 import json
 
 GOOD = {"question": "What is 1 + 1?", "subject": "sums", "choices": ["1", "2"], "answer": 1}
+THREE = {"question": "What is 2 + 1?", "subject": "sums", "choices": ["1", "2", "3"], "answer": 2}
 
 
 def write(folder, rows, split="test"):
