@@ -40,5 +40,6 @@ def check_positive(name: str, value, usual) -> None:
 
 def check_level(level) -> None:
     """Refuse a confidence level that is not between 0 and 1."""
+    check_real("level", level)
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; it must lie between 0 and 1, such as 0.95")

@@ -24,8 +24,12 @@ pass one array, for a list of tensors torch.stack of it
     if np.ma.is_masked(values):
         raise ValueError(f"masked entries in {name}; all must be there: leave out what is masked")
     try:
-        # PyTorch is not loaded for its tensors' sake.
-        array = _of_tensor(values) if hasattr(values, "detach") else np.asarray(values, dtype)
+        # PyTorch and pandas are not loaded for their objects' sake.
+        if hasattr(values, "detach"):
+            values = _of_tensor(values)
+        elif hasattr(values, "dtypes") and np.ndim(values) == 2:
+            values = _of_table(values)
+        array = np.asarray(values, dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(
@@ -79,3 +83,9 @@ def _of_tensor(tensor) -> np.ndarray:
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()  # NumPy has no bfloat16; the numbers stay what they are
     return tensor.numpy()
+
+
+def _of_table(table):
+    """What pandas keeps as numbers that may be missing, it would else hand over as objects."""
+    numbers = all(getattr(kind, "kind", None) in tuple("fiu") for kind in table.dtypes)
+    return table.to_numpy(np.float64) if numbers else table

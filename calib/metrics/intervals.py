@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calib._checks import check_not_negative
 from calib.metrics.arrays import as_array, as_reals, first_place
 
 ENDS = ("", "_low", "_high")  # of the columns of a value and of its two limits
@@ -93,7 +94,7 @@ def wilson(share, count, z: float = 1.96):
     Raises
     ------
     TypeError, ValueError
-        If a share is not from 0 to 1, or a count is not above 0.
+        If a share is not from 0 to 1, a count is not above 0, or ``z`` is negative.
 
     References
     ----------
@@ -105,6 +106,7 @@ def wilson(share, count, z: float = 1.96):
     >>> np.round(wilson(0.5, 100), 4).tolist()
     [0.4038, 0.5962]
     """
+    check_not_negative("z", z)
     share, count = as_reals("shares", share, "[...]"), as_reals("counts", count, "[...]")
     for name, values, holds, rule in (
         ("share", share, (share >= 0) & (share <= 1), "lie between 0 and 1: divide by the count"),
@@ -131,7 +133,7 @@ def mean_interval(values, z: float = 1.96) -> tuple[float, float, float]:
     Raises
     ------
     TypeError, ValueError
-        If the values are not finite numbers ``[questions]``, or there are none.
+        If the values are not finite numbers ``[questions]``, there are none, or ``z`` is negative.
 
     References
     ----------
@@ -142,6 +144,7 @@ def mean_interval(values, z: float = 1.96) -> tuple[float, float, float]:
     >>> [round(x, 4) for x in mean_interval([0.0, 1.0] * 50)]
     [0.5, 0.402, 0.598]
     """
+    check_not_negative("z", z)
     values = as_array("values", values)
     if values.dtype == bool:
         values = values.astype(np.float64)  # right or wrong

@@ -109,6 +109,11 @@ def kernel(a, b, gamma: float) -> np.ndarray:
     -------
     float64 array ``[m, n]``
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a or b is not finite ``[questions, d]`` of the same d, or ``gamma`` is out of range.
+
     Examples
     --------
     >>> kernel([[0.0, 0.0]], [[0.0, 0.0], [0.2, 0.2]], gamma=0.2).round(4).tolist()
@@ -117,6 +122,11 @@ def kernel(a, b, gamma: float) -> np.ndarray:
     from scipy.spatial.distance import cdist
 
     a, b = check_features(a), check_features(b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"a has {a.shape[1]} columns, b {b.shape[1]}; they must be of the same features"
+        )
+    check_positive("gamma", gamma, 0.2)
     return np.exp(cdist(a, b, "cityblock") / (-a.shape[1] * gamma))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -89,8 +90,8 @@ def bootstrap(
     (0.75, 0.25, 1.0)
     """
     p, labels = check(probabilities, labels)
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown or isinstance(metrics, str):
+    one = isinstance(metrics, str) or not isinstance(metrics, Iterable)
+    if one or any(not isinstance(name, str) or name not in METRICS for name in metrics):
         raise ValueError(
             f"metrics is {metrics!r}; it must be a sequence of names from {', '.join(METRICS)}"
         )

@@ -72,7 +72,7 @@ def mean_confidence(probabilities: Probabilities, labels: Labels) -> Score:
     """Mean over questions of the largest option probability.
 
     The labels change nothing, and are asked for so that all metrics are called alike.
-    From 1/options to 1.
+    From the mean of 1/options to 1.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def brier(probabilities: Probabilities, labels: Labels) -> Score:
 def entropy(probabilities: Probabilities, labels: Labels) -> Score:
     """Mean over questions of the entropy of the option probabilities, in nats.
 
-    The labels change nothing, as in :func:`mean_confidence`. From 0 to log(options).
+    The labels change nothing, as in :func:`mean_confidence`. From 0 to the mean of log(options).
 
     Examples
     --------

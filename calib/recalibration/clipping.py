@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from calib._checks import check_count
+from calib._checks import check_count, check_not_negative, check_positive
+from calib.metrics.arrays import as_reals
 from calib.metrics.inputs import check_features, softmax
 from calib.questions.prompts import option_tokens
 from calib.recalibration.method import Method
@@ -82,12 +83,16 @@ class FeatureClipping(Method):
     threshold: float | None = field(init=False, default=None)
 
     def __post_init__(self):
-        self.rows, self.bias = (np.asarray(a, dtype=np.float64) for a in (self.rows, self.bias))
+        self.rows = as_reals("rows", self.rows, "[options, d]")
+        self.bias = as_reals("bias", self.bias, "[options]")
         if self.rows.ndim != 2 or self.bias.shape != self.rows.shape[:1]:
             raise ValueError(
                 f"rows have shape {self.rows.shape}, bias {self.bias.shape}; they must be "
                 "[options, d] and [options]"
             )
+        if self.cap is not None:
+            check_positive("cap", self.cap, 30.0)
+        check_not_negative("tolerance", self.tolerance)
         check_count("n_thresholds", self.n_thresholds)
 
     @classmethod

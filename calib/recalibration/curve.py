@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logsumexp
 
+from calib.metrics.arrays import as_reals
 from calib.metrics.inputs import softmax
 from calib.recalibration.logits import check_logits, count_present
 from calib.recalibration.top_label import spread
@@ -23,6 +24,11 @@ class Curve:
     knots, values : float64 array ``[points]``
         Log-odds of the confidence, rising, and of what it becomes.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If knots and values are not finite numbers, equally many, or the knots do not rise.
+
     Examples
     --------
     Odds of 9 become odds of 3:
@@ -33,6 +39,21 @@ class Curve:
 
     knots: np.ndarray
     values: np.ndarray
+
+    def __post_init__(self):
+        knots, values = (as_reals(n, getattr(self, n), "[points]") for n in ("knots", "values"))
+        if knots.ndim != 1 or not knots.size or knots.shape != values.shape:
+            raise ValueError(
+                f"knots have shape {knots.shape}, values {values.shape}; both must be [points], at "
+                "least 1"
+            )
+        if not np.isfinite([knots, values]).all() or (np.diff(knots) <= 0).any():
+            raise ValueError(
+                f"knots are {knots}, values {values}; all must be finite, and knots rise: sort "
+                "them, and leave out repeated ones"
+            )
+        object.__setattr__(self, "knots", knots)
+        object.__setattr__(self, "values", values)
 
     def __call__(self, logits, features=None) -> np.ndarray:
         """Option probabilities, float64 ``[..., options]``, the answers kept; reads no features."""

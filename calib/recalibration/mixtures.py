@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib._checks import check_count
+from calib._checks import check_count, check_real
 from calib.metrics.arrays import as_array
 
 LEAST = 1e-300  # chance of a question whose subject has no weight, so that all can be drawn
@@ -65,5 +65,6 @@ def draw_mixtures(
 
 def check_concentration(concentration) -> None:
     """Refuse what no Dirichlet distribution has."""
+    check_real("concentration", concentration)
     if not 0 < concentration < np.inf:
         raise ValueError(f"concentration is {concentration}; it must be above 0, such as 0.1")

@@ -16,7 +16,7 @@ from scipy.special import log_softmax, logsumexp
 
 from calib.metrics.arrays import as_array, as_reals
 from calib.metrics.inputs import softmax
-from calib.questions.transform import NO_ANSWER
+from calib.questions.check import NO_ANSWER
 from calib.recalibration.logits import check_logits
 from calib.recalibration.method import Method
 

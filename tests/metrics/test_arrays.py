@@ -43,6 +43,7 @@ every_taker = pytest.mark.parametrize("take", TAKERS.values(), ids=TAKERS)
         ([[0.5, 0.5], [1.0], [0.5, 0.5]], ValueError, "^no array can be made of .*equally long"),
         (torch.empty(3, 2, device="meta"), TypeError, "^no array can be made of"),
         ([torch.ones(2, requires_grad=True)] * 3, TypeError, r"^no array .*torch\.stack"),
+        (pd.DataFrame(P, dtype=object), TypeError, "are object; they must be real numbers"),
         (MASKED, ValueError, "^masked entries in .*; all must be there: leave out what is masked"),
     ],
 )
@@ -100,6 +101,7 @@ def test_a_softmax_in_a_coarse_type_is_still_refused():
     [
         (pd.DataFrame(P), pd.Series(LABELS)),
         (P, pd.Series(LABELS, dtype="Int64")),
+        (pd.DataFrame(P, dtype="Float64"), LABELS),  # which pandas alone would make objects of
         (np.ma.masked_array(P, mask=False), np.ma.masked_array(LABELS, mask=False)),
         (list(torch.tensor(P)), list(torch.tensor(LABELS))),
         (P.astype(np.longdouble), LABELS.astype(np.uint64)),

@@ -63,6 +63,16 @@ def test_a_mean_of_nothing_or_of_no_numbers_is_refused(values, error, message):
         mean_interval(values)
 
 
+@pytest.mark.parametrize(
+    ("z", "error", "message"),
+    [(-1.96, ValueError, "z is -1.96"), ("1.96", TypeError, "z is '1.96'; it must be a number")],
+)
+def test_widths_that_are_none_are_refused(z, error, message):
+    for interval in (lambda: wilson(0.5, 10, z), lambda: mean_interval([0.5], z)):
+        with pytest.raises(error, match=message):
+            interval()
+
+
 def test_a_mean_interval_by_hand_and_of_right_and_wrong():
     """Of 0, 0, 0, 1: standard deviation √3 / 4, its standard error half of that."""
     half = 1.96 * np.sqrt(3) / 8

@@ -63,6 +63,20 @@ def test_a_projection_refuses_other_columns():
         projection([0.0, 1.0])
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "gamma", "error", "message"),
+    [
+        (X, [[0.0]], 0.2, ValueError, "a has 2 columns, b 1; they must be of the same features"),
+        (X, X[0], 0.2, ValueError, r"features have shape \(2,\)"),
+        (X, X, 0.0, ValueError, "gamma is 0.0; it must be above 0"),
+        (X, X, None, TypeError, "gamma is None; it must be a number"),
+    ],
+)
+def test_a_kernel_refuses_what_cannot_be_compared(a, b, gamma, error, message):
+    with pytest.raises(error, match=message):
+        kernel(a, b, gamma)
+
+
 # The parts
 
 

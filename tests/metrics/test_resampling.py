@@ -25,6 +25,8 @@ def confident(confidence, n_right):
     [
         ({"metrics": ("ece", "aurc")}, ValueError, "aurc.* names from accuracy, confidence, gap,"),
         ({"metrics": "ece"}, ValueError, "metrics is 'ece'; it must be a sequence of names"),
+        ({"metrics": None}, ValueError, "metrics is None; it must be a sequence of names"),
+        ({"metrics": [["ece"]]}, ValueError, r"metrics is \[\['ece'\]\]; it must be"),
         ({"level": 95}, ValueError, "level is 95; .* such as 0.95"),
         ({"level": 1.0}, ValueError, "level is 1.0"),
         ({"n_resamples": 0}, ValueError, "n_resamples is 0"),

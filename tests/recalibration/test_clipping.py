@@ -155,8 +155,22 @@ def test_rows_and_bias_that_do_not_fit_are_refused():
     for rows, bias in ((ROWS, [0.0]), (ROWS[0], BIAS), (ROWS, 0.0)):
         with pytest.raises(ValueError, match=r"rows have shape .* \[options, d\] and \[options\]"):
             FeatureClipping(rows, bias)
-    with pytest.raises(ValueError, match="n_thresholds is 0"):
-        FeatureClipping(ROWS, BIAS, n_thresholds=0)
+    with pytest.raises(TypeError, match="rows are <U1; they must be real numbers"):
+        FeatureClipping([["a"]], [0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"n_thresholds": 0}, ValueError, "n_thresholds is 0"),
+        ({"cap": 0.0}, ValueError, "cap is 0.0; it must be above 0"),
+        ({"cap": "30"}, TypeError, "cap is '30'; it must be a number"),
+        ({"tolerance": -1e-4}, ValueError, "tolerance is -0.0001"),
+    ],
+)
+def test_settings_are_checked(settings, error, message):
+    with pytest.raises(error, match=message):
+        FeatureClipping(ROWS, BIAS, **settings)
 
 
 def test_features_of_another_layer_are_refused():

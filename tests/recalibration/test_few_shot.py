@@ -192,6 +192,22 @@ def test_log_odds_by_hand():
     assert log_odds(np.array([[5000.0, 0.0]])).tolist() == [5000]
 
 
+@pytest.mark.parametrize(
+    ("knots", "values", "error", "message"),
+    [
+        ([0.0, 1.0], [0.0], ValueError, r"knots have shape \(2,\), values \(1,\); both must be"),
+        ([], [], ValueError, r"knots have shape \(0,\)"),
+        (0.0, 1.0, ValueError, r"knots have shape \(\)"),
+        ([1.0, 1.0], [0.0, 1.0], ValueError, "all must be finite, and knots rise"),
+        ([0.0, 1.0], [0.0, np.inf], ValueError, "all must be finite, and knots rise"),
+        (["low"], [0.0], TypeError, "knots are <U3; they must be real numbers"),
+    ],
+)
+def test_points_that_make_no_curve_are_refused(knots, values, error, message):
+    with pytest.raises(error, match=message):
+        Curve(knots, values)
+
+
 def test_a_curve_by_hand():
     """Odds 3, half way in log-odds from 1 to 9, become 6, half way from 2 to 18; ends are kept."""
     curve = Curve(np.log([1.0, 9.0]), np.log([2.0, 18.0]))
@@ -234,6 +250,7 @@ def test_a_mixture_can_be_all_there_is():
         ({"n_steps": 0}, ValueError, "n_steps is 0"),
         ({"concentration": 0}, ValueError, "concentration is 0; it must be above 0"),
         ({"concentration": np.nan}, ValueError, "concentration is nan"),
+        ({"concentration": None}, TypeError, "concentration is None; it must be a number"),
     ],
 )
 def test_settings_are_checked(settings, error, message):
