@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 
 from calib.metrics.arrays import as_array, as_integers, first_place
 from calib.models.model import Model
-from calib.questions import options_per_question
+from calib.questions import check_questions, options_per_question
 from calib.questions.transform import rotate_options
 from calib.reading.layers import read_layers
 
@@ -44,6 +44,7 @@ def read_rotations(model: Model, questions: Dataset, **settings) -> np.ndarray:
     >>> read_rotations(open_model("almanac"), load_questions("almanac", limit=5)).shape
     (5, 4, 4)
     """
+    questions = check_questions(questions, unanswered=True)
     n_options = options_per_question(questions)
     if not len(n_options):
         raise ValueError("there are no questions: check what selected them")

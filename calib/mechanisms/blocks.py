@@ -54,7 +54,8 @@ def find_blocks(model: Model) -> list[Block]:
     """
     model.require_weights("its neurons and components are taken apart here")
     blocks = [_find(model, block, i) for i, block in enumerate(model.weights_of("layers"), start=1)]
-    found = read_writes(model, [[5, 3, 2, 7, 1]], blocks, 0, model.n_layers)
+    with model.running():
+        found = read_writes(model, [list(model.probe[-5:])], blocks, 0, model.n_layers)
     streams, writes = found["streams"][0], found["writes"][0]
     changes, sums = streams.diff(dim=0), writes.unflatten(0, (-1, 2)).sum(dim=1)
     off = (sums - changes).abs().amax(dim=1) / streams[1:].abs().amax(dim=1).clamp_min(1e-30)

@@ -57,6 +57,9 @@ class Model:
     pads : bool
         Whether a prompt reads the same beside a longer one. In models that are not causal it does
         not, and only prompts of equal length share a batch.
+    shares : bool
+        Whether prompts of equal length may share a batch. Where activations are quantized as they
+        run, they may not, and each is run by itself.
     dtype : torch.dtype
         Of the unembedding's weights, and so of the logits; residual streams may have another.
     """
@@ -81,6 +84,7 @@ class Model:
     tuple_output: bool | None = None
     plain_head: bool = True
     pads: bool = True
+    shares: bool = True
     dtype: torch.dtype | None = None
     _facts: dict = field(default_factory=dict, init=False, repr=False)
 

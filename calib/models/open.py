@@ -83,7 +83,8 @@ def open_model(
     module, config = traced._module, traced._module.config.get_text_config()
     architecture, paths = type(module).__name__, find_parts(module)
     context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    probes = probes_of(tokenizer, context)
+    switch = rope_switch_of(config)
+    probes = probes_of(tokenizer, min(context, switch or context))
     model = Model(
         traced=traced,
         tokenizer=tokenizer,
@@ -98,7 +99,7 @@ def open_model(
         context=context,
         logit_scale=logit_scale_of(config),
         soft_cap=getattr(config, "final_logit_softcapping", None),
-        rope_switch=rope_switch_of(config),
+        rope_switch=switch,
         probe=tuple(probes[0]),
     )
     return prove(model, probes)

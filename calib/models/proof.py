@@ -8,9 +8,9 @@ to agree::
     the module alone  =  the module in the batch  =  the lens at the last layer in the batch
                       1                           2
 
-Where 1 fails, a prompt sees what stands beside it: it is read without padding from then on. Where 2
-fails for the unembedding's rows, the unembedding is called as a whole. What is left is refused,
-with the name of the part.
+Where 1 fails, a prompt sees what stands beside it: it is read without padding from then on, and by
+itself where even a prompt of equal length changes it. Where 2 fails for the unembedding's rows, the
+unembedding is called as a whole. What is left is refused, with the name of the part.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def prove(model: Model, probes: list[list[int]]) -> Model:
             )
         seen, how = _read_rightly(model, [probes], alone)
         if how is None:  # a prompt sees what stands beside it
-            model = replace(model, pads=False)
+            model = replace(model, pads=False, shares=_shares(model, probes))
             seen, how = _read_rightly(model, [[probe] for probe in probes], alone)
         if how is None:
             raise ValueError(
@@ -67,6 +67,15 @@ def prove(model: Model, probes: list[list[int]]) -> Model:
             )
     plain = how == "rows"
     return replace(model, tuple_output=seen.in_tuple, plain_head=plain, dtype=seen.dtype)
+
+
+def _shares(model: Model, probes) -> bool:
+    """Whether two prompts of equal length read the same in one batch and each alone."""
+    long, short = probes
+    equal = [long[: len(short)], short]
+    together = _trace(model, equal, "")
+    alone = torch.cat([_own_logits(model, probe) for probe in equal])
+    return _difference(together.own, alone) <= together.tolerance
 
 
 def _read_rightly(model: Model, batches, alone):

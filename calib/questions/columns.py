@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from numbers import Real
 
 from calib.questions.check import COLUMNS, PLACE, place_of
@@ -53,6 +54,7 @@ def to_mmlu(rows: list[dict], source: str) -> list[dict]:
             _check_present(names[tuple(row)], row, f"{source}, {place_of(row, i)}" if i else source)
     found = [_as_mmlu(row, names[tuple(row)]) for row in rows]
     _check_kind(found, source)
+    _warn_of_missing(rows, names)
     for i, row in enumerate(found):
         row["answer"] = _index(row["answer"], row["choices"])
         if "answer_index" in row:
@@ -135,6 +137,25 @@ def _as_mmlu(row: dict, names: dict[str, list[str]]) -> dict:
     if PLACE in row:
         found[PLACE] = row[PLACE]
     return found
+
+
+def _warn_of_missing(rows, names) -> None:
+    """pandas reads a text such as "None" or "N/A" as missing, and so an option gets lost."""
+    lost = sum(
+        any(isinstance(row[c], float) and row[c] != row[c] for c in _lettered(names[tuple(row)]))
+        for row in rows
+    )
+    if lost:
+        warnings.warn(
+            f"in {lost} of {len(rows)} questions an option is missing (NaN) and taken as not "
+            'there; if it was a text such as "None" or "N/A", read it with keep_default_na=False',
+            stacklevel=4,
+        )
+
+
+def _lettered(names) -> list[str]:
+    columns = names.get("choices", [])
+    return columns if len(columns) > 1 else []
 
 
 def _is_empty(option) -> bool:

@@ -88,6 +88,8 @@ def _posterior_fault(posterior, n_options: int) -> str | None:
 
 
 def _is_order(order, n_options: int) -> bool:
+    if isinstance(order, np.ndarray):
+        order = order.tolist()
     places = isinstance(order, list | tuple) and all(isinstance(k, Integral) for k in order)
     return places and sorted(order) == list(range(n_options))
 

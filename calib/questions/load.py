@@ -113,6 +113,8 @@ def _check_wishes(split, subjects, category, limit, seed, repeats) -> None:
         isinstance(some, list | tuple | set | frozenset) and all(isinstance(s, str) for s in some)
     ):
         raise ValueError(f"subjects is {subjects!r:.60}; it must be a subject or a list of them")
+    if some is not None and not some:
+        raise ValueError("subjects is empty; leave it out to keep all, or name one at least")
     if category is not None and category not in list(CATEGORIES):
         raise ValueError(f"category {category!r} is unknown; choose one of {', '.join(CATEGORIES)}")
     if limit is not None and not _is_whole(limit, 1):
@@ -197,7 +199,9 @@ def _warn_of_one_letter(questions: Dataset) -> None:
 
 
 def _wanted_subjects(present: set[str], subjects, category) -> set[str]:
-    wanted = {subjects} if isinstance(subjects, str) else set(subjects or present)
+    wanted = (
+        {subjects} if isinstance(subjects, str) else set(present if subjects is None else subjects)
+    )
     for subject in sorted(wanted - present):
         close = difflib.get_close_matches(subject, present, n=3) or sorted(present)[:5]
         raise ValueError(f"no subject {subject!r} here; did you mean {', '.join(close)}?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 
 import numpy as np
 from datasets import Dataset
@@ -79,7 +80,7 @@ def build_prompts(questions: Dataset, shots: int = 0, exemplars: Dataset | None 
     >>> [prompt.count("Answer:") for prompt in prompts]
     [2, 2]
     """
-    if not isinstance(shots, int) or isinstance(shots, bool) or not 0 <= shots <= 5:
+    if not isinstance(shots, Integral) or isinstance(shots, bool) or not 0 <= shots <= 5:
         raise ValueError(f"shots is {shots!r}; it must be a whole number from 0 to 5")
     questions = check_questions(questions, unanswered=True)
     if shots == 0:

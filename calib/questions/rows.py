@@ -155,6 +155,11 @@ def _read_csv(file: Path) -> list[dict]:
         if len(set(named)) < len(named):
             raise ValueError(f"{file}: the columns {header} are not all different")
         lines = lines[1:]
+    elif [fields[0] for _, fields in lines] == [str(i) for i in range(len(lines))]:
+        raise ValueError(
+            f"{file} has no header with 'question', and its first column counts the rows; write it "
+            "with a header, or without that column (index=False)"
+        )
     elif 4 <= len(header) <= len(LETTERS) + 2:
         header = ["question", *LETTERS[: len(header) - 2], "answer"]
     else:

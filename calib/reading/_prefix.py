@@ -67,7 +67,7 @@ def can_share(model: Model) -> bool:
 
 
 def _reads_alike(model: Model) -> bool:
-    if model.remote or not has_only_attention(model):
+    if model.remote or not model.pads or not has_only_attention(model):
         return False
     ids, last = list(model.probe[-5:]), model.n_layers
     prefix = run_prefix(model, [ids[:2]])

@@ -120,6 +120,8 @@ class Run:
         lengths = np.array([len(prompt) for prompt in self.prompts])
         beyond = lengths > (self.model.rope_switch or np.inf)
         kinds = beyond if self.model.pads else lengths
+        if not self.model.shares:
+            kinds = np.arange(len(lengths))
         share = share and self.shots > 0 and can_share(self.model)
         return plan_batches(self.prompts, subjects, *limits, share & ~beyond, beside, kinds)
 

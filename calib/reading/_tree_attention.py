@@ -166,7 +166,8 @@ def _branches_alike(model: Model, prompt) -> bool:
     takes_positions = "position_ids" in inspect.signature(model.module.forward).parameters
     # Other implementations do not take a mask of single tokens, or end the process with it.
     takes_masks = model.module.config._attn_implementation in ("eager", "sdpa")
-    if not (takes_positions and takes_masks and has_only_attention(model)):
+    # In a model that does not pad, what stands beside a token changes it even unseen.
+    if not (model.pads and takes_positions and takes_masks and has_only_attention(model)):
         return False
     still = torch.zeros(3, model.d_model)
     layers = [0, 0, model.n_layers // 2]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from operator import index
+
 import numpy as np
 from datasets import Dataset
 
+from calib._checks import check_count
 from calib.models.model import Model
 from calib.reading._fields import posterior_of
 from calib.reading._forward import read_streams
-from calib.reading._run import Run
+from calib.reading._run import Run, check_model
 from calib.reading.reading import Reading
 
 
@@ -74,11 +77,14 @@ def read_layers(
     >>> reading.logits.shape
     (5, 9, 4)
     """
-    keep = sorted(set(keep_residuals))
-    if keep and not 0 <= keep[0] <= keep[-1] <= model.n_layers:
-        raise ValueError(
-            f"keep_residuals is {list(keep_residuals)}; layers run from 0 to {model.n_layers}"
-        )
+    check_model(model)
+    keep = _check_layers(keep_residuals, model.n_layers)
+    batch_tokens = check_count("batch_tokens", batch_tokens)
+    for name, value, made_by, kind in (
+        ("push", push, "calib.steer", "describe"), ("lens", lens, "fit_tuned_lens", "check"),
+    ):  # fmt: skip
+        if value is not None and not hasattr(value, kind):
+            raise TypeError(f"{name} is {value!r:.60}; {made_by} makes one")
     if lens:
         lens.check(model)
     run = Run.prepare(model, questions, shots, exemplars)
@@ -104,3 +110,16 @@ def read_layers(
         provenance=provenance,
         n_options=run.n_options,
     )
+
+
+def _check_layers(layers, n_layers: int) -> list[int]:
+    """Layers in rising order, each once; TypeError or ValueError if they are none of the model."""
+    try:
+        found = sorted({index(layer) for layer in layers})
+    except TypeError:
+        found = None
+    if found is None or isinstance(layers, str) or any(isinstance(k, bool) for k in layers):
+        raise TypeError(f"keep_residuals is {layers!r:.60}; it must be a list of layers, as [6, 8]")
+    if found and not 0 <= found[0] <= found[-1] <= n_layers:
+        raise ValueError(f"keep_residuals is {found}; layers run from 0 to {n_layers}")
+    return found

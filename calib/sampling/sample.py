@@ -115,11 +115,17 @@ def sample_answers(
             "word alone take a small one, such as 1e-6"
         )
     model.require_weights("a server keeps no keys and values from one token to the next")
+    if not model.pads:
+        raise ValueError(
+            f"in {model.name} a prompt changes what is read of others or of itself, so that no "
+            "token can be drawn after another; sample from a causal model that is not quantized"
+        )
     questions = check_questions(questions)
     if not len(questions):
         raise ValueError("there are no questions to ask")
     prompts = tokenize(model.tokenizer, [format_open_question(row) for row in questions])
     model.check_ids(prompts)
+    _check_switch(prompts, max_tokens, model)
     batches = _plan(prompts, n_samples, max_tokens, batch_tokens, model.context)
     uniforms = np.random.default_rng(seed).random((len(prompts), n_samples, max_tokens))
 
@@ -165,6 +171,8 @@ def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndar
         inputs, _ = pad_right(following, model.device, cache)
         with torch.no_grad():
             output = model.module(**inputs, **model.last_only, use_cache=max_tokens > 1)
+        if not hasattr(output, "logits"):
+            raise ValueError(f"the forward of {model.name} returns no named output to sample from")
         token = _draw(output.logits[:, -1], row, uniforms[unfinished, step], temperature)
         going = ~_is_end(model, token)
         unfinished, row, token = unfinished[going], row[going], token[going]
@@ -175,6 +183,17 @@ def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndar
         cache, following = output.past_key_values, prefixes[1][:, None]
         cache.reorder_cache(torch.as_tensor(prefixes[0]))  # its rows: repeated, or left out
     return drawn.reshape(n_prompts, n_samples, max_tokens)
+
+
+def _check_switch(prompts, max_tokens, model) -> None:
+    """Refuse an answer on the way of which the keys kept so far would have to be others."""
+    for i, prompt in enumerate(prompts):
+        if len(prompt) <= (model.rope_switch or np.inf) < len(prompt) + max_tokens - 1:
+            raise ValueError(
+                f"the prompt of question {i} has {len(prompt)} tokens, and its answer would pass "
+                f"{model.rope_switch}, where {model.name} changes its rotary factors; leave the "
+                "question out or lower max_tokens"
+            )
 
 
 def _plan(prompts, n_samples, max_tokens, batch_tokens, context) -> list[Batch]:

@@ -61,7 +61,7 @@ def gradient_direction(
     7
     """
     model.require_rows("a direction is trained where they are")
-    if not (model.pads and can_share(model)):
+    if not can_share(model):
         raise ValueError(
             f"{model.architecture} keeps more of earlier tokens than keys and values, so its last "
             "token cannot be run by itself; use a direction that is fitted on a reading"
@@ -70,6 +70,11 @@ def gradient_direction(
     reading = read_layers(model, questions, keep_residuals=[layer])
     scale = reading.scale(layer)
     tokens, prompts = prepare(model.tokenizer, questions)
+    if any(len(prompt) - 1 == model.rope_switch for prompt in prompts):
+        raise ValueError(
+            f"a prompt has {model.rope_switch + 1} tokens, of which all but the last are read with "
+            f"other rotary factors in {model.name}; leave such questions out"
+        )
     with model.running():
         batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
         vector = _descend(model, batches, tokens, layer, scale, max_steps, len(prompts))

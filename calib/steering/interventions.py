@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from calib._checks import check_real
 from calib.models.model import Model
 from calib.reading._forward import Push, read_streams
 from calib.reading._provenance import digest_of
-from calib.reading._run import Run
+from calib.reading._run import Run, check_model
 from calib.reading._tree_attention import at_once, chunks, read_tree
 from calib.reading.layers import read_layers
 from calib.reading.reading import Reading
@@ -112,8 +113,11 @@ def read_branches(
     >>> read_branches(model, questions, [(direction, 0), (direction, 1.5)]).shape
     (2, 5, 4)
     """
-    for direction, strength in branches:
-        check_branch(model, direction, strength)
+    branches = list(branches)
+    for branch in branches:
+        if not isinstance(branch, tuple | list) or len(branch) != 2:
+            raise TypeError(f"a branch is {branch!r:.60}; it must be (direction, strength)")
+        check_branch(model, *branch)
     if not branches:
         raise ValueError("there are no branches to read; give at least one (direction, strength)")
     order = np.argsort([direction.layer for direction, _ in branches], kind="stable")
@@ -167,6 +171,10 @@ def _check_finite(logits, branches) -> None:
 
 def check_branch(model: Model, direction: Direction, strength: float) -> None:
     """Refuse a direction that is not one of this model's, and a strength that is not finite."""
+    check_model(model)
+    if not isinstance(direction, Direction):
+        raise TypeError(f"the direction is {direction!r:.60}; make_direction makes one")
+    check_real("strength", strength)
     if not 0 <= direction.layer <= model.n_layers:
         raise ValueError(
             f"{direction.name} is at layer {direction.layer}; the layers of {model.name} run from "

@@ -17,12 +17,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from calib import build_prompts, load_questions, open_model, read_branches, read_layers
+from calib import (
+    build_prompts,
+    load_questions,
+    open_model,
+    read_branches,
+    read_layers,
+    sample_answers,
+)
+from calib.mechanisms import read_activations
 from calib.models.proof import probes_of
-from calib.questions import option_tokens
+from calib.questions import format_open_question, option_tokens
 from calib.reading._provenance import fingerprint
 from calib.reading._tree_attention import can_branch
-from calib.steering import random_direction
+from calib.steering import gradient_direction, random_direction
 
 LETTERS = option_tokens(TOKENIZER, 4)
 
@@ -244,6 +252,37 @@ def test_no_batch_straddles_a_switch_of_the_rotary_factors(questions):
     with torch.no_grad():
         alone, beside = module(ids).logits[0, 39], module(padded).logits[0, 39]
     assert (alone - beside).abs().max() > 1e-3 * alone.abs().max()
+
+
+def test_nothing_is_drawn_or_trained_across_a_switch(questions):
+    """Keys and values kept below it would have to be others beyond it."""
+    model = open_model((long_rope(), TOKENIZER))
+    row = dict(questions[0])
+    words = SWITCH - 2 - len(TOKENIZER(format_open_question(row))["input_ids"])
+    row["question"] += " stone" * words
+    with pytest.raises(ValueError, match=rf"would pass {SWITCH}, where .* rotary factors"):
+        sample_answers(model, [row], 3, max_tokens=5)
+    assert sample_answers(model, [row], 3, max_tokens=2).answers.shape == (1, 3)
+    row = dict(questions[0])
+    row["question"] += " stone" * (
+        SWITCH + 1 - len(TOKENIZER(build_prompts([row])[0])["input_ids"])
+    )
+    with pytest.raises(ValueError, match=rf"a prompt has {SWITCH + 1} tokens"):
+        gradient_direction(model, [row], 1)
+
+
+def test_a_model_whose_prompts_change_each_other_is_not_sampled(questions):
+    model = open_model((MODELS["not causal"](), TOKENIZER))
+    assert not model.pads
+    with pytest.raises(ValueError, match="sample from a causal model"):
+        sample_answers(model, questions, 3)
+
+
+def test_neurons_of_a_module_in_training_are_those_in_evaluation(questions):
+    module = random_module("gpt2")
+    quiet = read_activations(open_model((module, TOKENIZER)), questions, 2)
+    noisy = read_activations(open_model((module.train(), TOKENIZER)), questions, 2)
+    np.testing.assert_array_equal(quiet, noisy)
 
 
 def test_a_reading_leaves_every_part_in_the_mode_it_was_in(questions):

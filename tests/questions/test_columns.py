@@ -66,3 +66,20 @@ def test_answers_that_could_be_both_are_refused(letter, index):
 )
 def test_each_spelling_is_read_as_mmlus(row):
     assert load_questions([row]).to_list() == [READ]
+
+
+def test_an_option_that_pandas_lost_is_told():
+    import pandas as pd
+
+    from calib import load_questions
+
+    row = {"question": "Which?", "subject": "s", "A": "x", "B": "y", "C": float("nan"), "answer": 0}
+    with pytest.warns(UserWarning, match="in 1 of 1 questions an option is missing .*keep_default"):
+        assert load_questions(pd.DataFrame([row]))[0]["choices"] == ["x", "y"]
+
+
+def test_no_subjects_are_not_all_subjects():
+    from calib import load_questions
+
+    with pytest.raises(ValueError, match="subjects is empty; leave it out to keep all"):
+        load_questions("almanac", subjects=[])

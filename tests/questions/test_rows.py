@@ -190,3 +190,10 @@ def test_any_bytes_in_a_line_give_questions_or_an_error_that_names_it(
     else:
         assert questions[0] == GOOD
         assert all(0 <= row["answer"] < len(row["choices"]) for row in questions)
+
+
+def test_a_column_that_counts_the_rows_is_no_question(tmp_path):
+    file = tmp_path / "law.csv"
+    file.write_text("0,Which?,x,y,A\n1,What?,x,y,B\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="its first column counts the rows"):
+        load_questions(file)

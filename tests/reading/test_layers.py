@@ -31,6 +31,33 @@ def test_a_wrong_request_is_refused_before_the_model_runs(unused, questions, arg
         read_layers(unused, questions, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep_residuals": 3}, r"keep_residuals is 3; it must be a list of layers"),
+        ({"keep_residuals": "all"}, r"keep_residuals is 'all'; it must be a list"),
+        ({"keep_residuals": [True]}, r"keep_residuals is \[True\]; it must be a list"),
+        ({"keep_residuals": [1.5]}, r"it must be a list of layers"),
+        ({"batch_tokens": "8192"}, "batch_tokens is '8192'; it must be an integer"),
+        ({"push": "x"}, "push is 'x'; calib.steer makes one"),
+        ({"lens": "tuned"}, "lens is 'tuned'; fit_tuned_lens makes one"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_before_the_model_runs(
+    unused, questions, arguments, message
+):
+    with pytest.raises(TypeError, match=message):
+        read_layers(unused, questions, **arguments)
+
+
+def test_numpy_integers_are_integers(questions, tmp_path):
+    model = open_model((random_module("llama"), TOKENIZER))
+    settings = {"keep_residuals": np.arange(2), "batch_tokens": np.int64(800), "resume": tmp_path}
+    first = read_layers(model, questions, **settings)
+    again = read_layers(model, questions, **settings | {"keep_residuals": [1, 0]})
+    np.testing.assert_array_equal(first.residuals[1], again.residuals[1])
+
+
 def test_a_prompt_longer_than_the_context_is_refused_before_the_model_runs(unused, questions):
     rows = questions.to_list()
     rows[7]["question"] += " stone" * 600

@@ -81,6 +81,16 @@ def hooked_head():
     return module
 
 
+def quantized_mlps():
+    """Activations are quantized by the range of the whole batch: whatever stands in it counts."""
+    module = random_module("llama")
+    for block in module.model.layers:
+        block.mlp = torch.ao.quantization.quantize_dynamic(
+            block.mlp, {torch.nn.Linear}, dtype=torch.qint8
+        )
+    return module
+
+
 def in_training():
     """As a trainer leaves it: dropout is on."""
     return random_module("gpt2").train()
@@ -98,4 +108,5 @@ MODELS = {
     "no logits_to_keep": lambda: at_random(CONFIGS["llama"], NoKeeping),
     "output in a tuple": lambda: at_random(CONFIGS["llama"], InTuple),
     "in training": in_training,
+    "quantized as it runs": quantized_mlps,
 }
