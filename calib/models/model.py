@@ -51,7 +51,7 @@ class Model:
         Token ids of a real question, to try things on.
     tuple_output : bool
         Whether a block returns a tuple whose first entry is the residual stream; found by running
-        the model (:func:`calib.models.proof.prove`), as is all that follows.
+        the model (``calib/models/proof.py``), as is all that follows.
     plain_head : bool
         Whether the unembedding is its weight and bias, so that single rows of it can be read.
     pads : bool

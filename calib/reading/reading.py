@@ -79,7 +79,7 @@ class Reading:
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing: the mean over questions of 1 / options."""
+        """Accuracy of guessing, the mean over questions of 1 / options."""
         return float((1 / self.n_options).mean())
 
     @property

@@ -213,6 +213,7 @@ def expected_own(lab):
         "own_tokens_shared": shared,
         "own_batches_kept": 2,
         "own_batches_again": len(batches) - 2,
+        "own_chance": round((1 / 2 + 1 / 3) / 2, 3),
     }
 
 
