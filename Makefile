@@ -15,12 +15,16 @@ export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book html notebooks links test benchmarks dist clean
+.PHONY: help book html library notebooks colab chapters lowest links test benchmarks dist clean
 
 help:
 	@echo "make book    compute every chapter and write the book to _build/html"
 	@echo "make test    check the style, the library, the book and its pages"
+	@echo "make library check the library alone; models on a GPU, too, where there is one"
 	@echo "make notebooks run every chapter's notebook where only the library is installed"
+	@echo "make colab   run them with the versions that Colab has (TORCH=2.11.0: with its torch, too)"
+	@echo "make chapters run every chapter's cells on a device apart from the CPU: the printed numbers"
+	@echo "make lowest  run the library's tests with the lowest versions that it allows"
 	@echo "make links   follow every link that leads out of the book"
 	@echo "make benchmarks MMLU=folder    measure speed and memory, some 20 minutes"
 	@echo "make dist    what is published: a wheel and a source archive in dist (TAG=v1.2.3 checks the version)"
@@ -51,11 +55,45 @@ html:
 	"$(RUN)" -c 'from jupyter_book.cli.main import main; main()' \
 	  build . --all -W -n --keep-going
 
-# As on Colab: an environment with the library, what runs a notebook, and nothing else.
+# notebooks, colab and lowest make an environment in _build, with the library and little else.
+NOTEBOOKS = bin/jupyter-execute --timeout=600 _build/html/notebooks/*.ipynb
+# Of the two with older versions: tests/environments/colab.txt says why their torch is not older.
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+
+# $(call environment,NAME,COMMAND): _build/NAME, with the versions that the command prints.
+# Not --quiet: pip would not say which of them cannot go together.
+define environment
+"$(PYTHON)" -m venv --clear _build/$(1)
+$(2) > _build/$(1)/listed.txt
+sed 's/^torch==.*/torch==$(TORCH)/' _build/$(1)/listed.txt > _build/$(1)/versions.txt
+_build/$(1)/bin/python -m pip install --progress-bar off -r _build/$(1)/versions.txt
+endef
+
+# With the versions of the tests, and nothing else.
 notebooks: book
 	"$(PYTHON)" -m venv --clear _build/bare
 	_build/bare/bin/python -m pip install --quiet -c constraints.txt . ipykernel nbclient
-	_build/bare/bin/jupyter-execute --timeout=300 _build/html/notebooks/*.ipynb
+	_build/bare/$(NOTEBOOKS)
+
+# The library comes last, as in the notebooks' first cell, and has to leave all versions alone.
+colab: book
+	$(call environment,colab,cat tests/environments/colab.txt)
+	_build/colab/bin/python -m pip freeze > _build/colab/before.txt
+	_build/colab/bin/python -m pip install --quiet .
+	_build/colab/bin/python -m pip freeze > _build/colab/after.txt
+	@! diff _build/colab/before.txt _build/colab/after.txt | grep '^<' || { \
+	  echo "Installing the library has changed these versions of Colab's." >&2; exit 1; }
+	_build/colab/$(NOTEBOOKS)
+
+chapters: book
+	$(VENV)/bin/python -m pytest -m weekly -n 2 tests/book
+
+lowest:
+	$(call environment,lowest,"$(PYTHON)" tests/environments/versions.py lowest)
+	_build/lowest/bin/python -m pip install --quiet -c _build/lowest/versions.txt \
+	  -e . pytest pytest-xdist hypothesis tornado beautifulsoup4
+	_build/lowest/bin/python -m pytest tests calib --ignore=tests/book \
+	  -n 2 --dist loadfile --no-loadscope-reorder
 
 links: book
 	$(VENV)/bin/python -c 'from jupyter_book.cli.main import main; main()' \
@@ -65,6 +103,10 @@ test: $(STAMP)
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+library: $(STAMP)
+	$(VENV)/bin/python -m pytest tests calib --ignore=tests/book \
+	  -n 2 --dist loadfile --no-loadscope-reorder
 
 benchmarks: $(STAMP)
 	@test -d "$(MMLU)" || { \

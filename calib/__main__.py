@@ -77,6 +77,18 @@ def make_parser() -> Parser:
         help="a random subset of N questions (default: all)",
     )  # fmt: skip
     add("--remote", action="store_true", help="run the model elsewhere, as open_model's remote")
+    add(
+        "--device", type=name, metavar="NAME",
+        help="cuda, mps, cpu, or auto for all GPUs (default: the first CUDA GPU, else the CPU)",
+    )  # fmt: skip
+    add(
+        "--dtype", type=name, metavar="NAME",
+        help="float32, bfloat16 or float16 (default: float32 on a CPU, else the checkpoint's own)",
+    )  # fmt: skip
+    add(
+        "--batch-tokens", type=at_least(1), default=8192, metavar="N",
+        help="most tokens read at once; fewer take less memory (default: 8192)",
+    )  # fmt: skip
     add("--out", type=name, metavar="DIR", help="the folder to write (default: report-MODEL)")
     add(
         "--seed", type=at_least(0), default=0, metavar="N",

@@ -15,11 +15,15 @@ from plain_markdown import Translator, read_library, with_includes
 
 BRANCH = "gh-pages"
 INSTALL = """\
-# On Colab, install the library that this notebook uses.
+# On Colab: install the library that this notebook uses, and say what it runs on.
 import sys
 
 if "google.colab" in sys.modules:
-    %pip install --quiet "calibration-across-layers @ git+{repository}@{branch}\""""
+    source = "git+{repository}@{branch}"
+    %pip install --quiet "calibration-across-layers @ {{source}}"
+    from calib.notebook import runtime
+
+    runtime()"""
 NEEDS = "*This notebook needs the library `calib`: `pip install` the repository of its book.*"
 
 
@@ -80,7 +84,9 @@ def as_notebook(app, page):
         cell["id"] = f"cell-{number}"  # the same in every build
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     folded = [c.id for c in cells if c.metadata]
-    metadata = {"kernelspec": kernel, "colab": {"collapsed_sections": folded, "toc_visible": True}}
+    # Colab gives a machine by what a notebook asks for: here its smallest GPU.
+    colab = {"collapsed_sections": folded, "toc_visible": True, "gpuType": "T4"}
+    metadata = {"kernelspec": kernel, "accelerator": "GPU", "colab": colab}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
     nbformat.validate(notebook)
     return notebook

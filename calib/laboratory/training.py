@@ -212,10 +212,11 @@ def train(out: Path, work: Path, seed: int = SEED) -> None:
         if stage.name in published:
             folder = out / published[stage.name]
             build_tokenizer().save_pretrained(folder)  # unused, so without padding state
-            # A bf16 copy for publishing: the model that goes on training stays in float32.
+            # A copy for publishing, rounded to bfloat16 so that it is the same model in that type;
+            # stored in float32, which it is then read in on every device.
             copy = build_model(tokenizer, seed)
             copy.load_state_dict(model.state_dict())
-            copy.to(torch.bfloat16).save_pretrained(folder)
+            copy.to(torch.bfloat16).float().save_pretrained(folder)
             write_card(folder, published[stage.name], STAGES[: STAGES.index(stage) + 1], seed)
 
 

@@ -111,7 +111,8 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None
         ``writes [batch, 2 · blocks, d_model]``, attention and MLP in turn.
     """
     inputs, last = pad_right(prompts, model.device, prefix)
-    n, rows, width = len(prompts), torch.arange(len(prompts)), model.d_model
+    n, width, home = len(prompts), model.d_model, model.device
+    rows = torch.arange(n, device=home)
     layers, in_tuple = model.part("layers"), model.tuple_output
     parts = [
         (layers[i], [attrgetter(path)(layers[i]) for path in (blocks[i].attention, blocks[i].mlp)])
@@ -125,10 +126,11 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None
                 if isinstance(written, tuple):  # some experts tell their routing too
                     written = written[0]
                 # Some architectures run all tokens of a batch as one sequence here.
-                written = written.reshape(n, -1, width)[rows, last]
-                writes.append(written.float().cpu())
+                written = written.reshape(n, -1, width)
+                rows, last = rows.to(written.device), last.to(written.device)
+                writes.append(written[rows, last].float().to(home))
             output = block.output
             streams.append((output[0] if in_tuple else output)[rows, last])
-        streams = torch.stack([stream.float().cpu() for stream in streams], dim=1).save()
-        writes = torch.stack(writes, dim=1).save()
+        streams = torch.stack([stream.float().to(home) for stream in streams], dim=1).cpu().save()
+        writes = torch.stack(writes, dim=1).cpu().save()
     return {"streams": streams, "writes": blocks[0].factor * writes}

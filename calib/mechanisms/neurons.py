@@ -98,7 +98,7 @@ def describe_neurons(
         contrasts = readout.contrasts.to(vectors)
         logits = (part @ contrasts.T for part in vectors.split(256))
         columns["frequency"] = torch.cat([_cosine(some, frequency.to(some)) for some in logits])
-    columns = {name: column.double().cpu().numpy() for name, column in columns.items()}
+    columns = {name: column.cpu().double().numpy() for name, column in columns.items()}
     return pd.DataFrame(columns, index=pd.RangeIndex(len(norm), name="neuron"))
 
 
@@ -181,11 +181,13 @@ def output_vectors(model: Model, block: Block, layer: int) -> torch.Tensor:
 def read_neurons(model: Model, block: Block, layer: int, prompts, prefix=None):
     """Activations, what the linear map gives, and the stream after the block, at the last token."""
     inputs, last = pad_right(prompts, model.device, prefix)
-    n, rows, in_tuple = len(prompts), torch.arange(len(prompts)), model.tuple_output
+    n, in_tuple = len(prompts), model.tuple_output
+    rows = torch.arange(n, device=model.device)
     traced = model.part("layers")[layer - 1]
     down = attrgetter(block.down)(traced)
     with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
         neurons, written = down.input, down.output
+        rows, last = rows.to(written.device), last.to(written.device)
         # Some architectures run all tokens of a batch as one sequence here.
         neurons = neurons.reshape(n, -1, neurons.shape[-1])[rows, last].float().save()
         written = written.reshape(n, -1, written.shape[-1])[rows, last].float().save()

@@ -22,6 +22,7 @@ from calib.mechanisms.unembedding import readout_of
 from calib.metrics.intervals import Interval
 from calib.metrics.resampling import draw_counts
 from calib.models.model import Model
+from calib.models.place import in_float64
 from calib.reading._fields import absent_options
 from calib.reading.reading import Reading
 
@@ -188,7 +189,7 @@ def _spectrum(model, tokens):
         raise ValueError(f"tokens is {tokens}; a softmax over one token sees nothing: give two")
     mean = readout.rows.mean(dim=0)
     for rows in readout.rows.split(4096):  # a large vocabulary need not be held twice
-        contrasts = (rows - mean).double()
+        contrasts = in_float64(rows - mean)
         gram = gram + contrasts.T @ contrasts
     gram = gram.cpu().numpy()
     if not readout.centres:

@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from calib.mechanisms.unembedding import Readout, readout_of
 from calib.models.model import Model
+from calib.models.place import in_float64
 from calib.questions import check_questions, option_tokens
 from calib.reading._provenance import digest_of
 from calib.reading.layers import read_layers
@@ -44,6 +45,7 @@ class TunedLens:
     Attributes
     ----------
     matrices : float32 tensor ``[layers + 1, d_model, d_model]``
+        On the device of the model's unembedding.
     shifts : float32 tensor ``[layers + 1, d_model]``
     fit : pandas.DataFrame
         One row per layer: ``logit_lens`` and ``tuned_lens``, the mean Kullback-Leibler divergence
@@ -137,9 +139,10 @@ def fit_tuned_lens(
     layers = range(model.n_layers + 1)
     reading = read_layers(model, questions, keep_residuals=layers, **settings)
     readout = readout_of(model, option_tokens(model.tokenizer, reading.logits.shape[2]))
-    # In float64: in float32, rounding decides in which round the training stops.
-    readout = replace(readout, rows=readout.rows.double(), bias=readout.bias.double())
     device = readout.rows.device
+    # In float64: in float32, rounding decides in which round the training stops.
+    rows, bias = in_float64(readout.rows), in_float64(readout.bias)
+    readout = replace(readout, rows=rows, bias=bias)
     target = torch.from_numpy(reading.logits[:, -1]).to(readout.rows).log_softmax(-1)
     matrices = torch.zeros(len(layers), model.d_model, model.d_model, device=device)
     shifts, fit = torch.zeros(len(layers), model.d_model, device=device), []

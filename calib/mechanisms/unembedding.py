@@ -64,9 +64,12 @@ class Readout:
         """Logits ``[..., tokens]`` of ``[..., d_model]``; with ``lengths``, as if those were its.
 
         With the lengths of another stream, this is what that stream's *frozen* norm would give.
+        Residuals may be on any device; the logits are where they are.
         """
         lengths = self.lengths(residuals) if lengths is None else lengths
-        return self.divide(residuals @ self.rows.T, lengths)
+        home = self.rows.device
+        reads = residuals.to(home) @ self.rows.T
+        return self.divide(reads, lengths.to(home)).to(residuals.device)
 
     def divide(self, reads: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Logits of what the rows read, both ``[..., tokens]``, at lengths ``[...]``."""

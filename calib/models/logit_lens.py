@@ -13,13 +13,14 @@ def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
     Parameters
     ----------
     residuals : tensor ``[..., d_model]``
+        On any device.
     tokens : list of int, optional
         Only these rows of the unembedding; the whole vocabulary if not given.
 
     Returns
     -------
     tensor ``[..., tokens]``
-        In the model's own type, after its logit scale and soft-cap.
+        In the model's own type, after its logit scale and soft-cap; where the residuals are.
 
     Raises
     ------
@@ -43,13 +44,15 @@ def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
     )
     norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
     rows = slice(None) if tokens is None else torch.as_tensor(tokens)
+    first = next(norm.parameters(), unembedding.weight).device
     with torch.no_grad():
+        normed = norm(residuals.to(first)).to(unembedding.weight.device)
         if model.plain_head:
             bias = None if unembedding.bias is None else unembedding.bias[rows]
-            logits = torch.nn.functional.linear(norm(residuals), unembedding.weight[rows], bias)
+            logits = torch.nn.functional.linear(normed, unembedding.weight[rows], bias)
         else:
-            logits = unembedding(norm(residuals))[..., rows]
-    return finish(logits, model.logit_scale, model.soft_cap)
+            logits = unembedding(normed)[..., rows]
+    return finish(logits, model.logit_scale, model.soft_cap).to(residuals.device)
 
 
 def finish(logits, scale: float | None, cap: float | None):

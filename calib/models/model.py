@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from calib.models.ndif import Job
+from calib.models.place import full_precision
 
 # Largest difference of two ways to the same numbers, over the largest of them, by type.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -159,9 +160,9 @@ class Model:
     def running(self):
         """Evaluation mode and full precision, by one thread at a time; put back afterwards.
 
-        Whatever a trainer or a caller's autocast left on would change what is read.
+        Whatever a trainer, a caller's autocast or TF32 left on would change what is read.
         """
-        with RUNNING, torch.autocast(self.device.type, enabled=False):
+        with RUNNING, full_precision(self.device.type):
             training = [part for part in self.module.modules() if part.training]
             for part in training:
                 part.training = False

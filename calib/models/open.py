@@ -18,9 +18,11 @@ from huggingface_hub import try_to_load_from_cache
 from nnsight.modeling.transformers import TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from calib._checks import check_positive
 from calib.models.architectures import find_parts, logit_scale_of, rope_switch_of
 from calib.models.model import Model
 from calib.models.ndif import api_key
+from calib.models.place import device_of, dtype_of, memory_for
 from calib.models.proof import probes_of, prove
 
 LABORATORY = {name: files("calib") / "laboratory" / name for name in ("almanac", "almanac-tuned")}
@@ -42,10 +44,12 @@ def open_model(
         environment variable ``NDIF_API_KEY``. Only the configuration and the tokenizer are
         downloaded.
     device : str or torch.device, optional
-        By default the first GPU, else the CPU. ``"auto"`` spreads the layers over all GPUs there
-        are, as accelerate places them (``pip install accelerate``).
-    dtype : torch.dtype, optional
-        By default float32 on a CPU and the checkpoint's own type elsewhere.
+        By default the first CUDA GPU, else the CPU; a Mac's GPU (``"mps"``) when it is asked for.
+        ``"auto"`` spreads the layers over all GPUs there are, as accelerate places them
+        (``pip install accelerate``).
+    dtype : torch.dtype or its name, optional
+        By default float32 on a CPU and the checkpoint's own type elsewhere, which ``"auto"`` names
+        everywhere. That of the laboratory's models is float32.
     time_limit : float
         With ``remote``: most seconds that one traced pass may take, the server's queue included.
 
@@ -57,8 +61,11 @@ def open_model(
         If the source is a file or a missing folder, a part cannot be found, weights have no place
         on a device, the tokenizer ends prompts with a token of its own or has tokens that the model
         does not embed, logits are not finite, or the lens at the last layer differs from the
-        model's own logits; the message says where. With ``remote``, also if the source is no hub
-        id, or a device or dtype is given.
+        model's own logits; the message says where. Also if the device is none of this machine's,
+        or given with a loaded module. With ``remote``, if the source is no hub id, or a device or
+        dtype is given.
+    torch.OutOfMemoryError
+        If the weights do not fit on the device.
     OSError
         With ``remote``: PermissionError, ConnectionError, TimeoutError or
         :class:`calib.models.RemoteError`, as a later trace of the model.
@@ -69,6 +76,7 @@ def open_model(
     >>> model.architecture, model.n_layers, model.d_model
     ('LlamaForCausalLM', 8, 128)
     """
+    check_positive("time_limit", time_limit, 600)
     if remote:
         _check_remote(source, device, dtype)
         tokenizer, name = AutoTokenizer.from_pretrained(source), source
@@ -78,7 +86,11 @@ def open_model(
         module, tokenizer, name = _load(source, device, dtype)
         _check_module(module)
         find_parts(module)  # refuses what is unknown here before nnsight does in its words
-        traced = TransformersModel(module, tokenizer=tokenizer)
+        # Without a device, the pipeline that nnsight makes would move the module to the first GPU;
+        # with one, it refuses a module that accelerate has placed.
+        placed = getattr(module, "hf_device_map", None) is not None
+        stays = {} if placed else {"device": module.device}
+        traced = TransformersModel(module, tokenizer=tokenizer, **stays)
     _check_tokenizer(tokenizer)
     module, config = traced._module, traced._module.config.get_text_config()
     architecture, paths = type(module).__name__, find_parts(module)
@@ -134,28 +146,34 @@ def _revision(source) -> str:
 def _load(source, device, dtype):
     if isinstance(source, tuple):
         module, tokenizer = _check_pair(source)
+        if device is not None or dtype is not None:
+            raise ValueError(
+                f"device is {device} and dtype is {dtype}; a loaded module stays as it is, so "
+                "leave them out, or call module.to(device, dtype) before"
+            )
         # nnsight sets the padding side of the tokenizer it is given; the caller's stays untouched.
         name = getattr(module, "name_or_path", "") or type(module).__name__
         return module, copy.deepcopy(tokenizer), name
     _check_path(source)
-    on_gpu = torch.cuda.is_available()
-    if device is None:
-        device = "cuda" if on_gpu else "cpu"
-    if dtype is None:
-        on_gpu = on_gpu if device == "auto" else torch.device(device).type != "cpu"
-        dtype = "auto" if on_gpu else torch.float32
+    device = device_of(device)
+    dtype = dtype_of(dtype, device)
     path = str(LABORATORY.get(source, source))
     placed = {"device_map": "auto"} if device == "auto" else {}
-    module, found = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, output_loading_info=True, **placed
-    )
+    with memory_for(
+        f"{source} on {device} in {'its own type' if dtype == 'auto' else dtype}",
+        'use dtype=torch.bfloat16, which takes two bytes for each weight, device="auto" for all '
+        'GPUs together, or device="cpu"',
+    ):
+        module, found = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, **placed
+        )
+        if not placed:
+            module.to(device)
     if lost := sorted(found["missing_keys"]):
         raise ValueError(
             f"{path} lacks {len(lost)} weights, first {lost[0]}, which would be random; check that "
             "the checkpoint is whole, and of the architecture that its config.json names"
         )
-    if not placed:
-        module.to(device)
     return module, AutoTokenizer.from_pretrained(path), str(source)
 
 

@@ -78,14 +78,14 @@ def read_streams(model: Model, prompts, tokens, keep=(), prefix=None, push=None,
         ℓ that is kept.
     """
     inputs, last = pad_right(prompts, model.device, prefix)
-    rows, keep = torch.arange(len(prompts)), list(keep)
+    rows, keep = torch.arange(len(prompts), device=model.device), list(keep)
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, plain, linear = model.tuple_output, model.plain_head, torch.nn.functional.linear
     pushed, vector, everywhere = (push.layer, push.vector, push.everywhere) if push else [None] * 3
     matrices, shifts = (lens.matrices, lens.shifts) if lens else [None] * 2
     with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
-        home = layers[0].input.device  # a large model's layers are spread over several
+        home = layers[0].input.device
         if plain:
             weight = unembedding.weight[tokens]  # [options, d_model]
             bias = None if unembedding.bias is None else unembedding.bias[tokens]
@@ -97,6 +97,8 @@ def read_streams(model: Model, prompts, tokens, keep=(), prefix=None, push=None,
             else:
                 output = layers[ell - 1].output
                 hidden = output[0] if in_tuple else output
+            # A large model's layers are spread over several devices; here, nothing is copied.
+            rows, last = rows.to(hidden.device), last.to(hidden.device)
             if ell == pushed and everywhere:
                 hidden += vector.to(hidden)
             elif ell == pushed:
@@ -119,7 +121,10 @@ def read_streams(model: Model, prompts, tokens, keep=(), prefix=None, push=None,
 
 
 def pad_right(prompts, device, prefix=None):
-    """Model inputs ``[batch, tokens]``, and the place of each prompt's last token ``[batch]``."""
+    """Model inputs ``[batch, tokens]``, and the place of each prompt's last token ``[batch]``.
+
+    Both are on the device: an index of the CPU would have to wait for it, in every layer.
+    """
     rows = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
     ids = pad_sequence(rows, batch_first=True)
     seen = 0 if prefix is None else prefix.get_seq_length()
@@ -127,4 +132,4 @@ def pad_right(prompts, device, prefix=None):
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     if prefix is not None:
         inputs["past_key_values"] = prefix
-    return inputs, torch.tensor([len(row) for row in rows]) - 1
+    return inputs, torch.tensor([len(row) - 1 for row in rows], device=device)

@@ -22,6 +22,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from calib.models.model import Model
+from calib.models.place import memory_for
 from calib.questions import check_questions, options_per_question
 from calib.questions.prompts import prepare
 from calib.reading._batches import Batch, plan_batches
@@ -158,6 +159,8 @@ def run_batches(
     ValueError
         If a batch comes back with other names or shapes than the first, or with numbers that are
         not finite.
+    torch.OutOfMemoryError
+        If a batch does not fit into memory.
     """
     results: dict[str, np.ndarray] = {}
     prefix, ids = None, ()
@@ -167,12 +170,13 @@ def run_batches(
             rows, shared = list(batch.rows), batch.shared
             found = checkpoint.read(number) if checkpoint else None
             if new := found is None:
-                if shared and not np.array_equal(ids, prompts[rows[0]][:shared]):
-                    prefix, ids = None, prompts[rows[0]][:shared]  # free the last one first
-                    prefix = run_prefix(model, [ids])
-                rest = [prompts[i][shared:] for i in rows]
-                found = forward(Part(rows, rest, prefix if shared else None))
-                found = {name: as_array(some) for name, some in found.items()}
+                with memory_for(*_told(model, batch, prompts)):
+                    if shared and not np.array_equal(ids, prompts[rows[0]][:shared]):
+                        prefix, ids = None, prompts[rows[0]][:shared]  # free the last one first
+                        prefix = run_prefix(model, [ids])
+                    rest = [prompts[i][shared:] for i in rows]
+                    found = forward(Part(rows, rest, prefix if shared else None))
+                    found = {name: as_array(some) for name, some in found.items()}
             check_batch(found, rows, results)
             if checkpoint and new:
                 checkpoint.write(number, found)
@@ -182,6 +186,20 @@ def run_batches(
                 results[name][rows] = some
             progress.update(len(rows))
     return results
+
+
+def _told(model, batch, prompts) -> tuple[str, str]:
+    """What to say of a batch that does not fit into memory."""
+    n, longest = len(batch.rows), len(prompts[batch.rows[0]])
+    way_out = f"use batch_tokens={max(n * longest // 2, longest)} or fewer"
+    if n == 1:
+        way_out = "leave out the longest prompts, or use fewer shots"
+    shorter = " or dtype=torch.bfloat16" if model.dtype == torch.float32 else ""
+    return (
+        f"a batch of {n} prompts of up to {longest} tokens on {model.device}",
+        f'{way_out}; else open the model with device="auto"{shorter}. The batches that a resume '
+        "folder holds stay, for a run with the same settings",
+    )
 
 
 def as_array(some) -> np.ndarray:

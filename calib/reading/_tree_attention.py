@@ -67,8 +67,9 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
         d_model]``.
     """
     inputs, last, n_prompt = _with_branches(model, prompts, len(layers), prefix)
-    rows, seen = torch.arange(len(prompts)), inputs["attention_mask"].shape[3]
-    seen = seen - inputs["input_ids"].shape[1]  # tokens of the prefix
+    seen = inputs["attention_mask"].shape[3] - inputs["input_ids"].shape[1]  # of the prefix
+    rows = torch.arange(len(prompts), device=model.device)
+    last, vectors = last.to(model.device), vectors.to(model.device)
     bounds = np.searchsorted(layers, np.arange(model.n_layers + 2)).tolist()
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     blocks, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
@@ -93,6 +94,7 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
             block.inputs = on_every(cut, block.inputs)
             output = block.output
             hidden = output[0] if in_tuple else output
+            rows, last = rows.to(hidden.device), last.to(hidden.device)
             new = vectors[..., bounds[ell + 1] : bounds[ell + 2], :].to(hidden)
             hidden = torch.cat([hidden, hidden[rows, last][:, None] + new], dim=1)
             block.output = (hidden, *output[1:]) if in_tuple else hidden

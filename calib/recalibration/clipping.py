@@ -124,7 +124,7 @@ class FeatureClipping(Method):
         if unembedding.bias is not None:
             bias = unembedding.bias[tokens]
         scale = 1.0 if model.logit_scale is None else model.logit_scale
-        rows, bias = (scale * tensor.detach().double().cpu().numpy() for tensor in (rows, bias))
+        rows, bias = (scale * tensor.detach().cpu().double().numpy() for tensor in (rows, bias))
         return cls(rows, bias, two_sided, model.soft_cap, model.tolerance)
 
     def _count(self):
@@ -205,5 +205,5 @@ def final_features(model: Model, residuals) -> np.ndarray:
     norm = model.weights_of("norm")
     device = next(norm.parameters(), model.weights_of("unembedding").weight).device
     with torch.no_grad():
-        features = norm(torch.from_numpy(residuals).to(device, model.dtype))
-    return features.double().cpu().numpy()
+        features = norm(torch.from_numpy(residuals).to(model.dtype).to(device))
+    return features.cpu().double().numpy()

@@ -82,7 +82,7 @@ def input_faults():
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InputFault(
             f"the memory does not suffice ({one_line(error)}); what is finished is kept: call "
-            "again where there is more, or with fewer --shots"
+            "again where there is more; or with another --out, and fewer --shots or --batch-tokens"
         ) from error
 
 

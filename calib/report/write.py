@@ -44,6 +44,9 @@ def write_report(
     limit: int | None = None,
     seed: int = 0,
     remote: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_tokens: int = 8192,
     command: str = "",
 ) -> tuple[Path, str]:
     """Read a model, measure it at every layer, and write ``index.html`` and ``reading/``.
@@ -64,8 +67,10 @@ def write_report(
         Exemplars before each question, 0 to 5.
     seed : int
         Of the subset of questions, of the bootstrap and of all other draws.
-    remote : bool
-        As :func:`calib.open_model` takes it.
+    remote, device, dtype
+        As :func:`calib.open_model` takes them.
+    batch_tokens : int
+        As :func:`calib.read_layers` takes it.
     command : str
         The command line, for the page to tell.
 
@@ -96,9 +101,10 @@ def write_report(
     rows = _load(questions, category, limit, seed)
     with input_faults():
         build_prompts(rows, shots)  # a subject may lack exemplars
-    model = _open(source, remote)
+    model = _open(source, remote=remote, device=device, dtype=dtype)
+    how = {"shots": shots, "batch_tokens": batch_tokens, "resume": out / RUN}
     with input_faults():  # a prompt too long for the model, letters its tokenizer splits
-        reading = read_layers(model, rows, shots=shots, resume=out / RUN)
+        reading = read_layers(model, rows, **how)
 
     page = out / "index.html"
     with writing(out):
@@ -157,9 +163,9 @@ def _load(source: str, category, limit, seed) -> Dataset:
         ) from error
 
 
-def _open(source: str, remote: bool) -> Model:
+def _open(source: str, **where) -> Model:
     try:
-        return open_model(source, remote=remote)
+        return open_model(source, **where)
     except Exception as error:
         message = f"model {source!r} cannot be opened ({one_line(error)})"
         if source not in LABORATORY and not is_folder(source):

@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from calib._checks import check_count, check_real
 from calib.models.model import Model
+from calib.models.place import in_float64
 from calib.questions import check_questions
 from calib.questions.prompts import format_open_question, tokenize
 from calib.reading._batches import Batch, equal_lengths
@@ -218,7 +219,7 @@ def _plan(prompts, n_samples, max_tokens, batch_tokens, context) -> list[Batch]:
 
 def _draw(logits, row, uniforms, temperature: float) -> np.ndarray:
     """A token for each sample, from its row of logits ``[rows, vocabulary]``."""
-    logits = logits.double()
+    logits = in_float64(logits)
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     below = logits.softmax(dim=-1).cumsum(dim=-1)
     if not below[:, -1].isfinite().all():

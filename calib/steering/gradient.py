@@ -129,7 +129,7 @@ def _pushed_logits(model, ids, prefix, tokens, layer, stream):
     """
     inputs, _ = pad_right(ids, model.device, prefix)
     layers, unembedding = model.part("layers"), model.part("unembedding")
-    norm, stream = model.part("norm"), stream[:, None]  # [batch, 1, d_model]
+    norm, stream = model.part("norm"), stream.to(model.device)[:, None]  # [batch, 1, d_model]
     with model.trace(**inputs, **model.last_only, use_cache=False):
         if layer == 0:
             layers[0].input = stream.to(layers[0].input)

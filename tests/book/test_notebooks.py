@@ -1,6 +1,5 @@
 """The chapters as plain notebooks: the same code, the same words, a way to open them on Colab."""
 
-import json
 import os
 import re
 import shutil
@@ -106,8 +105,8 @@ def small(request, tmp_path_factory):
     (folder / "book").mkdir()
     shutil.copytree(ROOT / "book" / "_ext", folder / "book" / "_ext")
     shutil.copytree(ROOT / "book" / "_static", folder / "book" / "_static")
-    for file in ("constraints.txt", "Makefile"):
-        shutil.copy(ROOT / file, folder)
+    shutil.copy(ROOT / "constraints.txt", folder)
+    shutil.copy(ROOT / "Makefile", folder)
     config = (ROOT / "_config.yml").read_text(encoding="utf-8")
     config = config.replace("execute_notebooks: cache", 'execute_notebooks: "off"')
     (folder / "_config.yml").write_text(config)
@@ -126,10 +125,8 @@ def small(request, tmp_path_factory):
     )
     told = {"BOOK_REPOSITORY_URL": address, "BOOK_SITE_URL": "https://me.example"}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("GITHUB", "BOOK"))}
-    command = ["make", "html", f"RUN={sys.executable}"]
-    done = subprocess.run(
-        command, cwd=folder, env=environment | told, capture_output=True, text=True
-    )
+    options = {"cwd": folder, "env": environment | told, "capture_output": True, "text": True}
+    done = subprocess.run(["make", "html", f"RUN={sys.executable}"], **options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return address, folder / "_build" / "html"
 
@@ -144,29 +141,33 @@ def test_the_button_is_there_where_the_address_is_known_and_only_there(small):
     assert sorted(p.name for p in (html / "notebooks").iterdir()) == ["index.ipynb", "one.ipynb"]
 
 
-def test_the_first_cell_installs_the_library_on_colab_only(small, monkeypatch):
+def test_a_notebook_asks_colab_for_a_gpu(small):
+    metadata = nbformat.read(small[1] / "notebooks/one.ipynb", 4).metadata
+    assert (metadata.accelerator, metadata.colab.gpuType) == ("GPU", "T4")
+
+
+@pytest.mark.parametrize("on_colab", [False, True])
+def test_the_first_cell_installs_the_library_on_colab_only(small, on_colab, monkeypatch, capsys):
     address, html = small
-    first, *_ = json.loads((html / "notebooks/one.ipynb").read_text())["cells"]
-    code = "".join(first["source"])
+    first = nbformat.read(html / "notebooks/one.ipynb", 4).cells[0]
+    assert first.cell_type == ("code" if address else "markdown")
+    assert "pip install" in first.source
     if not address:
-        assert first["cell_type"] == "markdown"
-        assert "pip install" in code
         return
-    assert first["cell_type"] == "code"
-    said = []
+    assert max(map(len, first.source.splitlines())) <= 82
+    names, said = {}, []
 
     class Shell:
         def run_line_magic(self, name, line):
-            said.append((name, line))
+            said.append((name, line.format(**names)))  # IPython fills in what stands in braces, too
 
-    code = TransformerManager().transform_cell(code)
-    exec(code, {"get_ipython": Shell})
-    assert said == []
-    monkeypatch.setitem(sys.modules, "google.colab", object())
-    exec(code, {"get_ipython": Shell})
-    assert said == [
-        ("pip", 'install --quiet "calibration-across-layers @ git+https://github.com/me/mine@main"')
-    ]
+    names["get_ipython"] = Shell
+    if on_colab:
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+    exec(TransformerManager().transform_cell(first.source), names)
+    source = "git+https://github.com/me/mine@main"
+    assert said == [("pip", f'install --quiet "calibration-across-layers @ {source}"')] * on_colab
+    assert capsys.readouterr().out.startswith("calib ") == on_colab
 
 
 def test_notebooks_link_to_each_other_and_to_the_pages(small):

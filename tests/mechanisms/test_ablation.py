@@ -357,7 +357,7 @@ def test_few_groups_at_a_time_change_nothing(layer, questions, passes, monkeypat
     [
         (0, [(1, 1, False)] * 24),
         (2, [(1, 1, False), (1, 2, False), (1, 1, False)] * 6),
-        (100, [(2, 1, False), (2, 3, False)] * 3),
+        (100, [(n, groups, False) for n in (1, 2, 3) for groups in (1, 3)]),
     ],
 )
 def test_nor_do_small_batches(layer, room, some_passes, questions, passes):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calib.reading._batches import common_prefix, plan_batches
+from calib.reading._batches import common_prefix, fill, plan_batches
 
 
 def prompts_of(rng, n, subject, prefix):
@@ -75,3 +75,32 @@ def test_identical_prompts_keep_a_token_each():
     assert common_prefix([[1, 2, 3]] * 3) == 2
     assert common_prefix([[4]]) == 0
     assert common_prefix([[1, 2], [3, 4]]) == 0
+
+
+def time_of(sizes, shared):
+    """What a plan counts: padded tokens, and 128 for each pass, or 512 behind a prefix."""
+    return sum(max(batch) * len(batch) + (512 if shared else 128) for batch in sizes)
+
+
+@pytest.mark.parametrize("shared", [0, 50])
+def test_no_other_cut_of_the_sorted_prompts_takes_less_time(shared):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        lengths = np.sort(rng.integers(1, 200, size=9))[::-1]
+        found = fill(list(range(9)), lengths + shared, 1500, shared, np.zeros(9, int))
+        plan = [[lengths[i] for i in batch.rows] for batch in found]
+        cuts = (np.flatnonzero([k >> i & 1 for i in range(8)]) + 1 for k in range(2**8))
+        others = [np.split(lengths, cut) for cut in cuts]
+        within = [some for some in others if all(len(b) * (b[0] + shared) <= 1500 for b in some)]
+        assert len(within) > 1
+        assert time_of(plan, shared) == min(time_of(some, shared) for some in within)
+
+
+@pytest.mark.parametrize("batch_tokens", [2048, 8192, 32768, 131072])
+def test_little_is_padded_whatever_the_limit(batch_tokens):
+    # Lengths as those of MMLU: a median of some 100 tokens, a few ten times as long.
+    lengths = np.exp(np.random.default_rng(0).normal(4.65, 0.62, 1000)).clip(40, 1044).astype(int)
+    batches = fill(list(range(1000)), lengths, batch_tokens, 0, np.zeros(1000, int))
+    computed = sum(lengths[batch.rows[0]] * len(batch.rows) for batch in batches)
+    assert 1 - lengths.sum() / computed < 0.03
+    assert len(batches) < 100

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from support.architectures import TOKENIZER, random_module
 from support.browser import Visit
 from support.readings import planted
+from support.second_device import ELSEWHERE
 
 from calib import Reading, evolve, load_questions, metrics, open_model, read_layers
 from calib.__main__ import CATEGORIES, main
@@ -26,7 +27,7 @@ from calib.analysis.phases import METRICS
 from calib.metrics import Interval
 from calib.metrics.intervals import columns_of
 from calib.questions import mmlu
-from calib.report import finding
+from calib.report import finding, write_report
 from calib.report.html import COLUMNS, render
 from calib.report.text import interval_text, number_text
 from calib.report.write import made_with
@@ -537,12 +538,34 @@ def test_a_model_the_hub_does_not_give_is_told(tmp_path, monkeypatch, capsys):
 
 
 def test_remote_is_passed_on(tmp_path, monkeypatch, capsys):
-    def refuse(source, *, remote):
+    def refuse(source, *, remote, device, dtype):
         raise ValueError(f"{source} with remote={remote}")
 
     monkeypatch.setattr("calib.report.write.open_model", refuse)
     monkeypatch.chdir(tmp_path)
     check_refused(["report", "almanac", "--remote"], "almanac with remote=True", capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--device", "gpu"], r"device is 'gpu'; this machine has cpu:0"),
+        (["--dtype", "float17"], r"dtype is 'float17'; it must be one of torch.float32"),
+        (["--batch-tokens", "0"], r"argument --batch-tokens: '0' is no whole number"),
+    ],
+)
+def test_where_and_how_a_model_is_read_is_checked(option, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    check_refused(["report", "almanac", *option, "--limit", "20"], words, capsys)
+
+
+def test_a_report_on_another_device_says_what_one_on_the_cpu_does(tmp_path):
+    pages = {}
+    for device in ("cpu", ELSEWHERE):
+        settings = {"limit": 300, "device": device, "batch_tokens": 1024}
+        page, pages[device] = write_report("almanac", tmp_path / device, **settings)
+        assert page.is_file()
+    assert pages["cpu"] == pages[ELSEWHERE]
 
 
 def test_the_process_ends_with_2_and_one_line(tmp_path):
@@ -563,7 +586,10 @@ def test_the_help_names_every_option_and_is_quick(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     text, modules = done.stdout.rsplit("\n{", 1)
-    options = "--questions --shots --category --limit --remote --out --seed".split()
+    options = (
+        "--questions --shots --category --limit --remote --device --dtype --batch-tokens --out "
+        "--seed"
+    ).split()
     assert [option for option in options if f"\n  {option} " not in text] == []
     assert "calib report almanac\n" in text
     assert "'torch'" not in modules and "'numpy'" not in modules

@@ -137,8 +137,7 @@ def opened(name, **changes):
 @pytest.mark.parametrize(("name", "attention"), ATTENTION)
 def test_branches_are_what_pushed_unpadded_passes_say(name, attention, questions, passes):
     module = random_module(name)
-    if name not in FIXED:
-        module.set_attn_implementation(attention)
+    module.set_attn_implementation(attention)
     assert module.config.get_text_config()._attn_implementation == attention
     model = open_model((module, TOKENIZER))
     prompts = ids_of(questions)

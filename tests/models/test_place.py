@@ -1,0 +1,194 @@
+"""Where a model is put and in which type, what does not fit there, and what a second device is."""
+
+import numpy as np
+import pytest
+import torch
+import transformers.pipelines.base
+from support.architectures import TOKENIZER, random_module
+from support.second_device import AWAY, ELSEWHERE, poorer
+
+from calib import load_questions, open_model, read_layers
+
+on_away = pytest.mark.skipif(ELSEWHERE != "away", reason="the machine has a device of its own")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint in bfloat16."""
+    random_module("llama").to(torch.bfloat16).save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def questions():
+    return load_questions("almanac", limit=40)
+
+
+# Where
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_no_accelerator_that_transformers_finds_moves_a_model(monkeypatch, folder, kind):
+    # What a machine with one answers; here, a move there would fail.
+    base = transformers.pipelines.base
+    monkeypatch.setattr(base, f"is_torch_{kind}_available", lambda *_: True)
+    for source in ("almanac", folder, (random_module("gpt2"), TOKENIZER)):
+        assert open_model(source).device.type == "cpu"
+
+
+@pytest.mark.parametrize("source", ["almanac", "folder", "pair"])
+def test_a_model_is_where_it_was_told_to_be(source, folder):
+    pair = random_module("llama").to(ELSEWHERE), TOKENIZER
+    model = {
+        "almanac": lambda: open_model("almanac", device=ELSEWHERE),
+        "folder": lambda: open_model(folder, device=torch.device(ELSEWHERE)),
+        "pair": lambda: open_model(pair),
+    }[source]()
+    kinds = {weight.device.type for weight in model.module.parameters()}
+    assert kinds == {model.device.type} == {ELSEWHERE}
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are():
+    for wrong in ("gpu", "cuda:97", "meta", 3.5):
+        with pytest.raises(ValueError, match=r"device is .*; this machine has cpu:0.*Leave it out"):
+            open_model("almanac", device=wrong)
+
+
+@pytest.mark.parametrize("settings", [{"device": "cpu"}, {"dtype": torch.float32}])
+def test_a_loaded_module_is_not_told_where_to_be(settings):
+    with pytest.raises(ValueError, match=r"a loaded module stays as it is.*module\.to"):
+        open_model((random_module("llama"), TOKENIZER), **settings)
+
+
+@pytest.mark.parametrize("wrong", ["x", None, 0])
+def test_a_time_limit_is_a_number_above_zero(wrong):
+    with pytest.raises((TypeError, ValueError), match="time_limit is"):
+        open_model("almanac", time_limit=wrong)
+
+
+# In which type
+
+
+def test_the_type_follows_one_rule(folder):
+    own = torch.bfloat16
+    for device, dtype, expected in (
+        ("cpu", None, torch.float32), (ELSEWHERE, None, own), ("cpu", "auto", own),
+        ("cpu", "float64", torch.float64), (ELSEWHERE, torch.float32, torch.float32),
+    ):  # fmt: skip
+        model = open_model(folder, device=device, dtype=dtype)
+        assert {weight.dtype for weight in model.module.parameters()} == {expected}
+        assert model.dtype == expected
+
+
+@pytest.mark.parametrize("name", ["almanac", "almanac-tuned"])
+def test_the_laboratory_is_read_in_float32_everywhere(name):
+    for device in ("cpu", ELSEWHERE):
+        assert open_model(name, device=device).dtype == torch.float32
+
+
+@pytest.mark.parametrize("wrong", ["float17", "int8", torch.int8, 32])
+def test_an_unknown_type_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"dtype is .*; it must be one of torch\.float32"):
+        open_model("almanac", dtype=wrong)
+
+
+def test_what_the_caller_set_for_products_changes_nothing_and_stays(questions):
+    model = open_model("almanac")
+    expected = read_layers(model, questions).logits
+    backends = torch.backends
+    products = backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul
+    before = torch.get_float32_matmul_precision(), [some.fp32_precision for some in products]
+    torch.set_float32_matmul_precision("medium")  # bfloat16, where the processor has it
+    backends.cudnn.conv.fp32_precision = "tf32"
+    try:
+        own = [some.fp32_precision for some in products]
+        with torch.autocast("cpu", torch.bfloat16):
+            found = read_layers(model, questions).logits
+        assert [some.fp32_precision for some in products] == own
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        for some, precision in zip(products, before[1], strict=True):
+            some.fp32_precision = precision
+    np.testing.assert_array_equal(found, expected)
+
+
+# What does not fit
+
+
+@on_away
+def test_weights_that_do_not_fit_say_what_would():
+    way_out = r'almanac on away in its own type does not fit .*torch.bfloat16.*device="cpu"'
+    with poorer(limit=1e6), pytest.raises(torch.OutOfMemoryError, match=way_out):
+        open_model("almanac", device=ELSEWHERE)
+
+
+@on_away
+def test_a_batch_that_does_not_fit_says_what_would_and_the_finished_ones_stay(tmp_path, questions):
+    model = open_model("almanac", device=ELSEWHERE)
+    settings = {"batch_tokens": 256, "resume": tmp_path / "run"}
+    taken = []
+
+    def grow(module, inputs):  # after two batches, someone else takes the memory
+        taken.append(len(inputs))
+        if len(taken) == 3:
+            limit.__enter__()
+
+    limit = poorer(limit=1e4)
+    hook = model.module.register_forward_pre_hook(grow)
+    message = r"a batch of \d+ prompts of up to \d+ tokens on away:0 does not fit.*batch_tokens=\d+"
+    try:
+        with pytest.raises(torch.OutOfMemoryError, match=message):
+            read_layers(model, questions, **settings)
+    finally:
+        hook.remove()
+        limit.__exit__(None, None, None)
+    assert len(list((tmp_path / "run").glob("*.safetensors"))) == 2
+    found = read_layers(model, questions, **settings).logits
+    np.testing.assert_allclose(
+        found, read_layers(open_model("almanac"), questions).logits, atol=1e-4
+    )
+
+
+# The second device refuses what CUDA refuses
+
+
+@on_away
+@pytest.mark.parametrize(
+    ("mix", "error", "message"),
+    [
+        (lambda here, there: here + there, RuntimeError, "at least two devices"),
+        (lambda here, there: there @ here, RuntimeError, "at least two devices"),
+        (lambda here, there: torch.cat([here, there]), RuntimeError, "at least two devices"),
+        (lambda here, there: torch.where(here > 0, there, there), RuntimeError, "two devices"),
+        (lambda here, there: there.gather(0, here.long()), RuntimeError, "two devices"),
+        (lambda here, there: here[there.long()], RuntimeError, "two devices"),
+        (lambda here, there: torch.nn.functional.embedding(here.long(), there), RuntimeError,
+         "two devices"),
+        (lambda here, there: there.numpy(), TypeError, "can't convert away:0 device type tensor"),
+        (lambda here, there: np.asarray(there), TypeError, "can't convert away:0"),
+        (lambda here, there: np.allclose(there, here), TypeError, "can't convert away:0"),
+        (lambda here, there: torch.allclose(there, here), RuntimeError, "two devices"),
+    ],
+)  # fmt: skip
+def test_the_second_device_refuses_a_mixture(mix, error, message):
+    here = torch.ones(2, 2)
+    with pytest.raises(error, match=message):
+        mix(here, here.to("away"))
+
+
+@on_away
+def test_the_second_device_computes_what_the_cpu_does():
+    here, index = torch.arange(6.0).reshape(2, 3), torch.tensor([1, 0])
+    there = here.to("away")
+    assert there.device == AWAY == torch.zeros(2, device="away").device
+    for found, expected in (
+        (there * 2 + torch.tensor(1.0), here * 2 + 1),  # a single number may come from the CPU
+        (there[index], here[index]),  # and so may an index
+        (there @ there.T, here @ here.T),
+        (torch.arange(3, device="away") + 1, torch.arange(3) + 1),
+    ):
+        assert found.device == AWAY
+        assert torch.equal(found.cpu(), expected)
+    there[0] = 7.0
+    assert there.cpu()[0].tolist() == [7, 7, 7] == there[0].tolist()
