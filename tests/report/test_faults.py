@@ -53,6 +53,9 @@ def header(size, text=b"{}"):
 
 NO_JSON = r"'broken' cannot be opened \(.*(JSON|Expecting|recursion)"
 
+# Some versions of transformers look for a type in what is no dictionary, others say so.
+NO_TYPE = r"'broken' cannot be opened \((.*model_type|TypeError: )"
+
 
 @pytest.mark.parametrize(
     ("files", "words"),
@@ -60,8 +63,8 @@ NO_JSON = r"'broken' cannot be opened \(.*(JSON|Expecting|recursion)"
         ({"config.json": b""}, NO_JSON),
         ({"config.json": b"\xff\xfe\x00"}, NO_JSON),
         ({"config.json": b"[" * 100_000}, NO_JSON),
-        ({"config.json": []}, r"'broken' cannot be opened \((ValueError: .*model_type|TypeError: )"),
-        ({"config.json": "text"}, r"'broken' cannot be opened \((ValueError: .*model_type|TypeError: )"),
+        ({"config.json": []}, NO_TYPE),
+        ({"config.json": "text"}, NO_TYPE),
         ({"config.json": {"hidden_size": "wide"}}, "'hidden_size' expected int"),
         ({"config.json": {"num_attention_heads": 0}}, r"\(ZeroDivisionError: "),
         ({"config.json": {"num_key_value_heads": 3}}, r"\(RuntimeError: "),

@@ -20,6 +20,7 @@ from torch.utils.backend_registration import (
 )
 
 aten = torch.ops.aten
+attention = torch.nn.functional.scaled_dot_product_attention
 INDEXING = (
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
     aten._unsafe_index.Tensor, aten._index_put_impl_.default,
@@ -115,6 +116,14 @@ class Away(torch.Tensor):
 
     def tolist(self):
         return self.detach().cpu().tolist()
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is attention and not torch.is_grad_enabled():  # whole, by the CPU's own kernel
+            refuse_mixture(function, args, kwargs)
+            return Away(function(*map(inner, args), **tree_map(inner, kwargs)))
+        return torch._C._disabled_torch_function_impl(function, types, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
