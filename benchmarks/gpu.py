@@ -1,15 +1,16 @@
 """Reading on a GPU: what it costs beside plain forward passes, and how long whole tasks take.
 
 A random Llama of 6.9 billion parameters in bfloat16, the tokenizer learnt from the questions, so
-nothing is downloaded. On a machine without a GPU, or to try it: --layers 2 --width 256.
+nothing is downloaded. To try it without a GPU: --layers 2 --width 256
+--device cpu --dtype float32.
 
     python benchmarks/gpu.py FOLDER_OF_MMLU [--questions 1000] [--layers 32] [--width 4096]
         [--rounds 3] [--only ratio mmlu branches neurons] [--device cuda] [--dtype bfloat16]
 
 What is measured:
 
-ratio      read_layers over a plain forward pass of the same batches, by batch_tokens, with the
-           share of computed tokens that is padding, and what a pass costs besides its tokens
+ratio      reading every layer over a plain forward pass of the same batches, the share of computed
+           tokens that is padding, and the time that a pass takes besides its tokens, in tokens
 mmlu       all of MMLU, every layer, zero-shot and in five shots
 branches   a map of 21 strengths at every layer
 neurons    every neuron of the last layer ablated
@@ -24,7 +25,8 @@ from _common import VOCABULARY, learn_tokenizer, print_table, time_in_turns
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import calib
-from calib.reading._forward import pad_right
+from calib.reading._batches import Batch
+from calib.reading._forward import pad_right, read_streams
 from calib.reading._run import Run
 
 PARTS = ("ratio", "mmlu", "branches", "neurons")
@@ -68,28 +70,38 @@ def plain_forward(model, run, batches):
             model.module(**inputs, **model.last_only, use_cache=False).logits.cpu()
 
 
+def plans_of(run):
+    """Batches as the library plans them, and of a fixed number of prompts, longest first."""
+    plans = {f"planned, batch_tokens {limit}": run.plan(limit) for limit in (8192, 32_768, 65_536)}
+    order = sorted(range(len(run.prompts)), key=lambda i: -len(run.prompts[i]))
+    for size in (8, 32, 128):
+        cuts = range(0, len(order), size)
+        plans[f"{size} prompts in a batch"] = [Batch(tuple(order[i : i + size]), 0) for i in cuts]
+    return plans
+
+
 def measure_ratio(model, questions, args):
-    run = Run.prepare(model, questions)
-    tokens, passes, seconds = [], [], []
-    for limit in (2048, 8192, 32_768, 65_536):
-        batches = run.plan(limit)
+    run, rows = Run.prepare(model, questions), []
+
+    def read(part):
+        return read_streams(model, part.prompts, run.tokens)
+
+    for name, batches in plans_of(run).items():
         computed = sum(len(run.prompts[batch.rows[0]]) * len(batch.rows) for batch in batches)
         padding = 1 - sum(map(len, run.prompts)) / computed
-        print(f"\nbatch_tokens {limit}: {len(batches)} batches, {padding:.1%} padding")
+        print(f"\n{name}: {len(batches)} batches, {padding:.1%} padding")
         roads = {
             "plain forward": lambda batches=batches: plain_forward(model, run, batches),
-            "read_layers": lambda limit=limit: calib.read_layers(
-                model, questions, batch_tokens=limit
-            ),
+            "every layer": lambda batches=batches: run.through(batches, read),
         }
         times = time_in_turns(roads, args.rounds, torch.device(args.device).type)
         print_table(times, "plain forward")
-        tokens.append(computed)
-        passes.append(len(batches))
-        seconds.append([np.median(some) for some in times.values()])
-    # Seconds are so much per computed token and so much per pass: by least squares.
-    (per_token, per_pass), *_ = np.linalg.lstsq(np.c_[tokens, passes], np.array(seconds))
-    print(f"\na token: {1e6 * per_token} µs; a pass besides: {per_pass / per_token} tokens")
+        rows.append([computed, len(batches), *(np.median(some) for some in times.values())])
+    # Seconds are so much for each computed token and so much for each pass: by least squares.
+    known, seconds = np.split(np.array(rows), 2, axis=1)
+    per_token, per_pass = np.linalg.lstsq(known, seconds)[0]
+    for name, token, one_pass in zip(roads, per_token, per_pass, strict=True):
+        print(f"{name}: {1e6 * token:.1f} µs for a token; a pass takes {one_pass / token:.0f} more")
 
 
 def main():

@@ -79,11 +79,12 @@ def make_parser() -> Parser:
     add("--remote", action="store_true", help="run the model elsewhere, as open_model's remote")
     add(
         "--device", type=name, metavar="NAME",
-        help="cuda, mps, cpu, or auto for all GPUs (default: the first CUDA GPU, else the CPU)",
+        help="cuda, mps, cpu, or auto for all GPUs (default: the CUDA GPU, else the CPU)",
     )  # fmt: skip
     add(
         "--dtype", type=name, metavar="NAME",
-        help="float32, bfloat16 or float16 (default: float32 on a CPU, else the checkpoint's own)",
+        help="float32, bfloat16, float16, float64, or auto for the checkpoint's own (default: "
+        "float32 on a CPU, else auto)",
     )  # fmt: skip
     add(
         "--batch-tokens", type=at_least(1), default=8192, metavar="N",

@@ -181,6 +181,32 @@ def test_a_function_needs_no_float64_on_the_device(name):
         np.testing.assert_allclose(some, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_what_the_caller_left_on_changes_no_function(name):
+    expected = CALLS[name](opened("cpu"))
+    torch.set_float32_matmul_precision("medium")  # bfloat16, where the processor has it
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = CALLS[name](opened("cpu"))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for some, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(some, other, rtol=1e-5, atol=1e-5)
+
+
+@on_away
+def test_a_tuned_lens_is_saved_from_a_device_and_loaded_onto_it(tmp_path):
+    model, file = opened(ELSEWHERE), tmp_path / "lens.safetensors"
+    lens = mechanisms.fit_tuned_lens(model, questions(), max_rounds=1, held_out=0.4)
+    lens.save(file)
+    with poorer(lacks=(torch.float64,)):
+        found = mechanisms.TunedLens.load(file, ELSEWHERE)
+    assert found.matrices.device == found.shifts.device == lens.matrices.device
+    assert torch.equal(found.matrices.cpu(), lens.matrices.cpu())
+    assert torch.equal(found.shifts.cpu(), lens.shifts.cpu())
+    np.testing.assert_array_equal(found.fit, lens.fit)
+
+
 def deep(n_layers):
     """A random model of so many layers, on the second device."""
     torch.manual_seed(0)

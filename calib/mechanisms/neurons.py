@@ -77,6 +77,15 @@ def describe_neurons(
     readout = readout_of(model, tokens)
     frequency = None if unigram is None else _frequency_direction(unigram, len(readout.rows))
     null_space = unembedding_null_space(model, k, tokens).basis
+    with model.running():
+        columns = _measures(model, block, layer, readout, null_space, frequency)
+    columns = {name: column.cpu().double().numpy() for name, column in columns.items()}
+    index = pd.RangeIndex(len(columns["norm"]), name="neuron")
+    return pd.DataFrame(columns, index=index)
+
+
+def _measures(model, block, layer, readout, null_space, frequency) -> dict[str, torch.Tensor]:
+    """Each measure of every neuron, ``[neurons]``."""
     _, post = modules_of(model, block, layer)
     vectors = block.factor * output_vectors(model, block, layer)  # [neurons, d_model]
     if post is not None:
@@ -98,8 +107,7 @@ def describe_neurons(
         contrasts = readout.contrasts.to(vectors)
         logits = (part @ contrasts.T for part in vectors.split(256))
         columns["frequency"] = torch.cat([_cosine(some, frequency.to(some)) for some in logits])
-    columns = {name: column.cpu().double().numpy() for name, column in columns.items()}
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(norm), name="neuron"))
+    return columns
 
 
 def read_activations(

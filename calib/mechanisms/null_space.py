@@ -187,10 +187,11 @@ def _spectrum(model, tokens):
     readout, gram = readout_of(model, tokens), 0.0
     if len(readout.rows) < 2:
         raise ValueError(f"tokens is {tokens}; a softmax over one token sees nothing: give two")
-    mean = readout.rows.mean(dim=0)
-    for rows in readout.rows.split(4096):  # a large vocabulary need not be held twice
-        contrasts = in_float64(rows - mean)
-        gram = gram + contrasts.T @ contrasts
+    with model.running():
+        mean = readout.rows.mean(dim=0)
+        for rows in readout.rows.split(4096):  # a large vocabulary need not be held twice
+            contrasts = in_float64(rows - mean)
+            gram = gram + contrasts.T @ contrasts
     gram = gram.cpu().numpy()
     if not readout.centres:
         values, vectors = np.linalg.eigh(gram)

@@ -68,14 +68,15 @@ class TunedLens:
 
     def save(self, file) -> None:
         """Write the lens into one safetensors file."""
-        fit = torch.from_numpy(np.ascontiguousarray(self.fit))
-        save_file({"matrices": self.matrices, "shifts": self.shifts, "fit": fit}, file)
+        parts = {"matrices": self.matrices.cpu(), "shifts": self.shifts.cpu()}
+        save_file(parts | {"fit": torch.from_numpy(np.ascontiguousarray(self.fit))}, file)
 
     @classmethod
     def load(cls, file, device="cpu") -> TunedLens:
         """Read what :meth:`save` wrote; onto the device of the model's unembedding."""
-        found = load_file(file, device=str(device))
-        return cls(found["matrices"], found["shifts"], _as_table(found["fit"].cpu().numpy()))
+        found = load_file(file)
+        matrices, shifts = found["matrices"].to(device), found["shifts"].to(device)
+        return cls(matrices, shifts, _as_table(found["fit"].numpy()))
 
     def describe(self) -> str:
         """As a Reading's provenance carries it."""
@@ -149,9 +150,10 @@ def fit_tuned_lens(
     for ell in layers:
         stream = torch.from_numpy(reading.residuals[ell]).to(readout.rows)
         scale = reading.scale(ell)
-        translate = _Translator(readout, stream, target, held, scale)
-        if ell < model.n_layers:
-            matrices[ell], shifts[ell] = translate.train(max_rounds)
+        with model.running():
+            translate = _Translator(readout, stream, target, held, scale)
+            if ell < model.n_layers:
+                matrices[ell], shifts[ell] = translate.train(max_rounds)
         fit.append([translate.start, translate.best])
     return TunedLens(matrices, shifts, _as_table(fit))
 

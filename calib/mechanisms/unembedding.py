@@ -18,6 +18,7 @@ import torch
 
 from calib.models.logit_lens import finish, lens
 from calib.models.model import Model
+from calib.models.place import full_precision
 
 SHORT = 1e-3  # length of a probe that a norm's epsilon shows on
 
@@ -68,7 +69,8 @@ class Readout:
         """
         lengths = self.lengths(residuals) if lengths is None else lengths
         home = self.rows.device
-        reads = residuals.to(home) @ self.rows.T
+        with full_precision(home.type):
+            reads = residuals.to(home) @ self.rows.T
         return self.divide(reads, lengths.to(home)).to(residuals.device)
 
     def divide(self, reads: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -113,19 +115,20 @@ def readout_of(model: Model, tokens=None) -> Readout:
             raise ValueError(
                 f"tokens is {tokens}; it must be at least one, each from 0 to {len(weight) - 1}"
             )
-    gain, offset, centres, epsilon = take_apart(norm, model.d_model, weight)
-    gain, offset = gain.to(weight.device), offset.to(weight.device)
     scale = 1.0 if model.logit_scale is None else model.logit_scale
-    weight = weight[rows].float()
-    bias = weight @ offset
-    if unembedding.bias is not None:
-        bias = bias + unembedding.bias.detach()[rows].float()
-    folded = weight * gain  # in place from here on: a vocabulary's rows are large
-    folded *= scale
-    if centres:
-        folded -= folded.mean(dim=1, keepdim=True)
-    readout = Readout(folded, bias * scale, centres, epsilon, model.soft_cap)
-    _prove(model, readout, tokens, weight.device)
+    with model.running():
+        gain, offset, centres, epsilon = take_apart(norm, model.d_model, weight)
+        gain, offset = gain.to(weight.device), offset.to(weight.device)
+        weight = weight[rows].float()
+        bias = weight @ offset
+        if unembedding.bias is not None:
+            bias = bias + unembedding.bias.detach()[rows].float()
+        folded = weight * gain  # in place from here on: a vocabulary's rows are large
+        folded *= scale
+        if centres:
+            folded -= folded.mean(dim=1, keepdim=True)
+        readout = Readout(folded, bias * scale, centres, epsilon, model.soft_cap)
+        _prove(model, readout, tokens, weight.device)
     return readout
 
 

@@ -45,7 +45,7 @@ def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
     norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
     rows = slice(None) if tokens is None else torch.as_tensor(tokens)
     first = next(norm.parameters(), unembedding.weight).device
-    with torch.no_grad():
+    with model.running(), torch.no_grad():
         normed = norm(residuals.to(first)).to(unembedding.weight.device)
         if model.plain_head:
             bias = None if unembedding.bias is None else unembedding.bias[rows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +13,10 @@ from typing import Any
 import torch
 
 from calib.models.ndif import Job
-from calib.models.place import full_precision
+from calib.models.place import full_precision, memory_for
 
 # Largest difference of two ways to the same numbers, over the largest of them, by type.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-
-RUNNING = threading.RLock()  # nnsight runs one trace at a time, of whatever model
 
 
 @dataclass(frozen=True, eq=False)  # two are the same only if they are one
@@ -162,7 +159,9 @@ class Model:
 
         Whatever a trainer, a caller's autocast or TF32 left on would change what is read.
         """
-        with RUNNING, full_precision(self.device.type):
+        way_out = "use fewer questions, prompts or tokens at once, or another device or dtype"
+        memory = memory_for(f"what {self.name} is asked for on {self.device}", way_out)
+        with memory, full_precision(self.device.type):
             training = [part for part in self.module.modules() if part.training]
             for part in training:
                 part.training = False

@@ -44,7 +44,7 @@ def open_model(
         environment variable ``NDIF_API_KEY``. Only the configuration and the tokenizer are
         downloaded.
     device : str or torch.device, optional
-        By default the first CUDA GPU, else the CPU; a Mac's GPU (``"mps"``) when it is asked for.
+        By default the CUDA GPU, else the CPU; a Mac's GPU (``"mps"``) when it is asked for.
         ``"auto"`` spreads the layers over all GPUs there are, as accelerate places them
         (``pip install accelerate``).
     dtype : torch.dtype or its name, optional
@@ -159,22 +159,31 @@ def _load(source, device, dtype):
     dtype = dtype_of(dtype, device)
     path = str(LABORATORY.get(source, source))
     placed = {"device_map": "auto"} if device == "auto" else {}
-    with memory_for(
-        f"{source} on {device} in {'its own type' if dtype == 'auto' else dtype}",
-        'use dtype=torch.bfloat16, which takes two bytes for each weight, device="auto" for all '
-        'GPUs together, or device="cpu"',
-    ):
+    way_out = "use dtype=torch.bfloat16, which takes two bytes for each weight"
+    if not placed and device.type != "cpu":
+        way_out += ', device="auto" for all GPUs together, or device="cpu"'
+    own_type = "its own type" if dtype == "auto" else dtype
+    with memory_for(f"{source} on {device} in {own_type}", way_out):
         module, found = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, output_loading_info=True, **placed
         )
         if not placed:
-            module.to(device)
+            _move(module, device)
     if lost := sorted(found["missing_keys"]):
         raise ValueError(
             f"{path} lacks {len(lost)} weights, first {lost[0]}, which would be random; check that "
             "the checkpoint is whole, and of the architecture that its config.json names"
         )
     return module, AutoTokenizer.from_pretrained(path), str(source)
+
+
+def _move(module, device) -> None:
+    try:
+        module.to(device)
+    except TypeError as error:
+        raise ValueError(
+            f"{device} does not take {module.dtype} ({error}); open the model with dtype=float32"
+        ) from error
 
 
 def _check_pair(source) -> tuple:

@@ -4,19 +4,21 @@
                     device                       dtype
 ==================  ===========================  ==========================
 said by the caller  what was said                what was said
-else                the first CUDA GPU, or the   float32 on a CPU, elsewhere
-                    CPU where there is none      the checkpoint's own type
+else                the CUDA GPU, or the CPU     float32 on a CPU, elsewhere
+                    where there is none          the checkpoint's own type
 a loaded module     where it is                  the one it has
 ==================  ===========================  ==========================
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+import threading
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+RUNNING = threading.RLock()  # nnsight runs one trace at a time, of whatever model
 
 
 def device_of(asked) -> torch.device | str:
@@ -36,7 +38,7 @@ def device_of(asked) -> torch.device | str:
         device = None
     if device is None or f"{device.type}:{device.index or 0}" not in there:
         raise ValueError(
-            f"device is {asked!r}; this machine has {', '.join(there)}. Leave it out for the first "
+            f"device is {asked!r}; this machine has {', '.join(there)}. Leave it out for the "
             'CUDA GPU or else the CPU, or say "auto" for all GPUs together'
         )
     return device
@@ -58,11 +60,11 @@ def dtype_of(asked, device) -> torch.dtype | str:
     (torch.float32, torch.bfloat16)
     """
     if asked is None:
-        kind = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        kind = kind if device == "auto" else device
-        return torch.float32 if kind.type == "cpu" else "auto"
-    dtype = getattr(torch, asked, asked) if isinstance(asked, str) else asked
-    if dtype not in (*DTYPES, "auto"):
+        on_cpu = len(devices()) == 1 if device == "auto" else device.type == "cpu"
+        return torch.float32 if on_cpu else "auto"
+    names = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES} | {"auto": "auto"}
+    dtype = names.get(asked.removeprefix("torch.")) if isinstance(asked, str) else asked
+    if not isinstance(dtype, torch.dtype | str) or dtype not in names.values():
         raise ValueError(
             f'dtype is {asked!r}; it must be one of {", ".join(map(str, DTYPES))}, or "auto" for '
             "the checkpoint's own. Leave it out for float32 on a CPU and that type elsewhere"
@@ -74,15 +76,42 @@ def dtype_of(asked, device) -> torch.dtype | str:
 def full_precision(device_type: str):
     """No autocast, and float32 products of float32's precision, whatever the caller has set.
 
-    TF32 would round their factors to 10 bits, and bfloat16 to 7.
+    TF32 would round their factors to 10 bits, and bfloat16 to 7. All is put back afterwards; one
+    thread at a time, since these settings are the process's.
     """
-    with ExitStack() as stack:
+    with RUNNING, ExitStack() as stack:
         stack.enter_context(torch.autocast(device_type, enabled=False))
-        backends = torch.backends
-        for products in (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul):
-            stack.callback(setattr, products, "fp32_precision", products.fp32_precision)
+        older = []
+        for get, put, full in _OLDER_SWITCHES:
+            with suppress(RuntimeError):  # it cannot tell where both kinds were used
+                older.append((put, get(), full))
+        for products in _PRODUCTS:
+            stack.callback(setattr, products, "fp32_precision", _own_precision(products))
+        for put, before, full in older:
+            stack.callback(put, before)
+            put(full)
+        for products in _PRODUCTS:
             products.fp32_precision = "ieee"
         yield
+
+
+_CUDNN = torch.backends.cudnn
+_PRODUCTS = (
+    torch.backends.cuda.matmul, _CUDNN.conv, _CUDNN.rnn,
+    torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn,
+)  # fmt: skip
+# Torch's two kinds of switches know of each other, and some of its own code asks the older ones.
+_OLDER_SWITCHES = (
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    (lambda: _CUDNN.allow_tf32, lambda allow: setattr(_CUDNN, "allow_tf32", allow), False),
+)
+
+
+def _own_precision(products) -> str:
+    """What was set for these products themselves; "none" where they follow what is set for all."""
+    now = products.fp32_precision
+    products.fp32_precision = "none"
+    return "none" if products.fp32_precision == now else now
 
 
 @contextmanager
@@ -90,11 +119,19 @@ def memory_for(what: str, way_out: str):
     """Say what ran out of memory and what would fit; torch tells the bytes alone."""
     try:
         yield
-    except RuntimeError as error:
-        # On MPS it is a plain RuntimeError.
-        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        told = isinstance(error, torch.OutOfMemoryError) and error.__cause__ is not None
+        if told or not _is_out_of_memory(error):
             raise
         raise torch.OutOfMemoryError(f"{what} does not fit into memory; {way_out}") from error
+
+
+def _is_out_of_memory(error) -> bool:
+    """CUDA has an error for it; other devices, cuBLAS and the CPU say it in a RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return any(some in str(error) for some in words)
 
 
 def in_float64(tensor: torch.Tensor) -> torch.Tensor:

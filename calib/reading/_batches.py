@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,10 +24,13 @@ class Batch:
     shared : int
         Length of the prefix that all of them have in common, whose keys and values are taken from
         one earlier pass; 0 if each prompt is run whole.
+    room : int
+        What the batch takes up of ``batch_tokens``.
     """
 
     rows: tuple[int, ...]
     shared: int
+    room: int = field(default=0, compare=False, repr=False)
 
 
 def plan_batches(
@@ -120,21 +123,35 @@ def fill(rows: list[int], lengths, batch_tokens: int, shared: int, kinds) -> lis
     plan of the rows after it, is least.
     """
     rows = sorted(rows, key=lambda i: (-lengths[i], kinds[i]))
-    n, sizes, one_pass = len(rows), lengths[rows], BEHIND_PREFIX if shared else PASS
-    changes = np.append(np.diff(kinds[rows]) != 0, True)[:n]
-    ends = np.minimum.accumulate(np.where(changes, np.arange(1, n + 1), n)[::-1])[::-1]
+    n, sizes, one_pass = len(rows), lengths[rows].tolist(), BEHIND_PREFIX if shared else PASS
+    same_kind, same_size = (_run_ends(values) for values in (kinds[rows], lengths[rows]))
     least, taken = np.zeros(n + 1), np.zeros(n, int)
     for i in reversed(range(n)):
-        most = max(1, min(batch_tokens // sizes[i], ends[i] - i))
-        counts = np.arange(most, 0, -1)  # of equal plans, the one with the fuller first batch
+        most = max(1, min(batch_tokens // sizes[i], same_kind[i] - i))
+        # Rows of the same length cost nothing more. Of shorter ones, no more are worth trying than
+        # would be padded by as many tokens as the pass saved.
+        alike = min(most, same_size[i] - i)
+        worth = one_pass // (sizes[i] - sizes[i + alike]) if alike < most else 0
+        counts = np.arange(min(most, alike + worth), alike - 1, -1)  # of equal plans, the fullest
         times = counts * (sizes[i] - shared) + least[i + counts]
         taken[i] = counts[times.argmin()]
         least[i] = one_pass + times.min()
     batches, first = [], 0
     while first < n:
-        batches.append(Batch(tuple(rows[first : first + taken[first]]), shared))
+        some = tuple(rows[first : first + taken[first]])
+        batches.append(Batch(some, shared, len(some) * sizes[first]))
         first += taken[first]
     return batches
+
+
+def _run_ends(values) -> list[int]:
+    """For each place, the one after the last of the equal values that follow on it.
+
+    >>> _run_ends(np.array([7, 7, 5]))
+    [2, 2, 3]
+    """
+    ends = np.flatnonzero(np.append(np.diff(values) != 0, True)[: len(values)]) + 1
+    return np.repeat(ends, np.diff(ends, prepend=0)).tolist()
 
 
 def equal_lengths(lengths, room, batch_tokens: int) -> list[Batch]:

@@ -170,7 +170,7 @@ def run_batches(
             rows, shared = list(batch.rows), batch.shared
             found = checkpoint.read(number) if checkpoint else None
             if new := found is None:
-                with memory_for(*_told(model, batch, prompts)):
+                with memory_for(*_told(model, batch, checkpoint)):
                     if shared and not np.array_equal(ids, prompts[rows[0]][:shared]):
                         prefix, ids = None, prompts[rows[0]][:shared]  # free the last one first
                         prefix = run_prefix(model, [ids])
@@ -188,18 +188,19 @@ def run_batches(
     return results
 
 
-def _told(model, batch, prompts) -> tuple[str, str]:
+def _told(model, batch, checkpoint) -> tuple[str, str]:
     """What to say of a batch that does not fit into memory."""
-    n, longest = len(batch.rows), len(prompts[batch.rows[0]])
-    way_out = f"use batch_tokens={max(n * longest // 2, longest)} or fewer"
+    n, smallest = len(batch.rows), batch.room // len(batch.rows)
+    way_out = f"use batch_tokens={max(batch.room // 2, smallest)} or fewer"
     if n == 1:
-        way_out = "leave out the longest prompts, or use fewer shots"
-    shorter = " or dtype=torch.bfloat16" if model.dtype == torch.float32 else ""
-    return (
-        f"a batch of {n} prompts of up to {longest} tokens on {model.device}",
-        f'{way_out}; else open the model with device="auto"{shorter}. The batches that a resume '
-        "folder holds stay, for a run with the same settings",
-    )
+        way_out = (
+            "ask for fewer shots, samples, branches or neurons, or leave out the longest prompt"
+        )
+    if model.device.type != "cpu":
+        way_out += ', or open the model with dtype=torch.bfloat16 or device="auto"'
+    if checkpoint:
+        way_out += f". The finished batches stay in {checkpoint.folder}, for the same settings"
+    return f"a batch of {n} prompts, {batch.room} tokens, on {model.device}", way_out
 
 
 def as_array(some) -> np.ndarray:

@@ -204,6 +204,6 @@ def final_features(model: Model, residuals) -> np.ndarray:
         )
     norm = model.weights_of("norm")
     device = next(norm.parameters(), model.weights_of("unembedding").weight).device
-    with torch.no_grad():
+    with model.running(), torch.no_grad():
         features = norm(torch.from_numpy(residuals).to(model.dtype).to(device))
     return features.cpu().double().numpy()

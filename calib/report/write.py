@@ -16,6 +16,7 @@ from datasets import Dataset
 from calib.analysis.phases import evolve
 from calib.models.model import Model
 from calib.models.open import LABORATORY, open_model
+from calib.models.place import device_of, dtype_of
 from calib.questions.load import load_questions
 from calib.questions.prompts import build_prompts
 from calib.reading.layers import read_layers
@@ -97,6 +98,9 @@ def write_report(
     out = Path(out or "report-" + re.sub(r"[^\w.-]+", "-", name))
     check_out(out)
     check_source(source)
+    if not remote:
+        with input_faults():
+            dtype_of(dtype, device_of(device))
     questions = questions or ("almanac" if source in LABORATORY else "mmlu")
     rows = _load(questions, category, limit, seed)
     with input_faults():
@@ -168,7 +172,7 @@ def _open(source: str, **where) -> Model:
         return open_model(source, **where)
     except Exception as error:
         message = f"model {source!r} cannot be opened ({one_line(error)})"
-        if source not in LABORATORY and not is_folder(source):
+        if isinstance(error, OSError) and source not in LABORATORY and not is_folder(source):
             message += (
                 "; it is no folder here: if it is on the hub, check its spelling, the network "
                 "and, for a model behind a gate, that you are logged in"

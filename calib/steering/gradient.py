@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from calib.models.logit_lens import finish
 from calib.models.model import Model
+from calib.models.place import memory_for
 from calib.questions import check_questions
 from calib.questions.prompts import prepare
 from calib.reading._batches import equal_lengths
@@ -40,7 +41,7 @@ def gradient_direction(
     max_steps : int
         Of L-BFGS.
     batch_tokens : int
-        Most tokens whose keys and values are made at once.
+        Most tokens that are run at once.
 
     Raises
     ------
@@ -67,7 +68,7 @@ def gradient_direction(
             "token cannot be run by itself; use a direction that is fitted on a reading"
         )
     questions = check_questions(questions)  # of which each has an answer
-    reading = read_layers(model, questions, keep_residuals=[layer])
+    reading = read_layers(model, questions, keep_residuals=[layer], batch_tokens=batch_tokens)
     scale = reading.scale(layer)
     tokens, prompts = prepare(model.tokenizer, questions)
     if any(len(prompt) - 1 == model.rope_switch for prompt in prompts):
@@ -75,7 +76,8 @@ def gradient_direction(
             f"a prompt has {model.rope_switch + 1} tokens, of which all but the last are read with "
             f"other rotary factors in {model.name}; leave such questions out"
         )
-    with model.running():
+    way_out = "the keys and values of all questions are kept: use fewer questions"
+    with model.running(), memory_for(f"a direction from {len(prompts)} questions", way_out):
         batches = _last_tokens(model, prompts, reading, layer, batch_tokens)
         vector = _descend(model, batches, tokens, layer, scale, max_steps, len(prompts))
     return make_direction(vector.detach().numpy(), layer, reading, "gradient")

@@ -1,5 +1,12 @@
 """Where a model is put and in which type, what does not fit there, and what a second device is."""
 
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +15,8 @@ from support.architectures import TOKENIZER, random_module
 from support.second_device import AWAY, ELSEWHERE, poorer
 
 from calib import load_questions, open_model, read_layers
+from calib.sampling import sample_answers
+from calib.steering import gradient_direction
 
 on_away = pytest.mark.skipif(ELSEWHERE != "away", reason="the machine has a device of its own")
 
@@ -74,7 +83,8 @@ def test_the_type_follows_one_rule(folder):
     own = torch.bfloat16
     for device, dtype, expected in (
         ("cpu", None, torch.float32), (ELSEWHERE, None, own), ("cpu", "auto", own),
-        ("cpu", "float64", torch.float64), (ELSEWHERE, torch.float32, torch.float32),
+        ("cpu", "float64", torch.float64), ("cpu", "torch.float16", torch.float16),
+        (ELSEWHERE, torch.float32, torch.float32),
     ):  # fmt: skip
         model = open_model(folder, device=device, dtype=dtype)
         assert {weight.dtype for weight in model.module.parameters()} == {expected}
@@ -87,30 +97,69 @@ def test_the_laboratory_is_read_in_float32_everywhere(name):
         assert open_model(name, device=device).dtype == torch.float32
 
 
-@pytest.mark.parametrize("wrong", ["float17", "int8", torch.int8, 32])
+@on_away
+def test_a_type_that_the_device_has_not_is_refused():
+    with poorer(lacks=(torch.float64,)), pytest.raises(ValueError, match="away does not take"):
+        open_model("almanac", device=ELSEWHERE, dtype="float64")
+
+
+@pytest.mark.parametrize("wrong", ["float17", "int8", "nn", torch.int8, 32, np.zeros(2)])
 def test_an_unknown_type_is_refused(wrong):
     with pytest.raises(ValueError, match=r"dtype is .*; it must be one of torch\.float32"):
         open_model("almanac", dtype=wrong)
 
 
-def test_what_the_caller_set_for_products_changes_nothing_and_stays(questions):
-    model = open_model("almanac")
-    expected = read_layers(model, questions).logits
-    backends = torch.backends
-    products = backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul
-    before = torch.get_float32_matmul_precision(), [some.fp32_precision for some in products]
-    torch.set_float32_matmul_precision("medium")  # bfloat16, where the processor has it
-    backends.cudnn.conv.fp32_precision = "tf32"
-    try:
-        own = [some.fp32_precision for some in products]
-        with torch.autocast("cpu", torch.bfloat16):
-            found = read_layers(model, questions).logits
-        assert [some.fp32_precision for some in products] == own
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        for some, precision in zip(products, before[1], strict=True):
-            some.fp32_precision = precision
-    np.testing.assert_array_equal(found, expected)
+BACKENDS = torch.backends
+SETTINGS = {
+    "nothing": [],
+    "high": [(torch.set_float32_matmul_precision, "high")],
+    "medium": [(torch.set_float32_matmul_precision, "medium")],
+    "for all": [(partial(setattr, BACKENDS, "fp32_precision"), "tf32")],
+    "older switches": [
+        (partial(setattr, BACKENDS.cuda.matmul, "allow_tf32"), True),
+        (partial(setattr, BACKENDS.cudnn, "allow_tf32"), False),
+    ],
+    "one kind of products": [(partial(setattr, BACKENDS.cudnn.conv, "fp32_precision"), "ieee")],
+}
+SCRIPT = """
+import sys, torch, test_place
+from calib.models.place import full_precision
+for put, value in test_place.SETTINGS[sys.argv[1]]:
+    put(value)
+before = test_place.precisions()
+with full_precision("cpu"):
+    inside = test_place.precisions()
+assert test_place.precisions() == before, (before, test_place.precisions())
+assert set(inside[3:]) == {"ieee"} and inside[:2] == ["highest", False], inside
+assert inside[2] is False or before[2] == "mixed"
+torch.backends.fp32_precision = "ieee"  # what follows it goes on to follow it
+assert (torch.backends.mkldnn.conv.fp32_precision == "ieee"), test_place.precisions()
+"""
+
+
+def precisions():
+    """What torch says of its float32 products, in all its ways; "mixed" where it cannot tell."""
+    cuda, cudnn, mkldnn = BACKENDS.cuda.matmul, BACKENDS.cudnn, BACKENDS.mkldnn
+    asked = [torch.get_float32_matmul_precision, lambda: cuda.allow_tf32, lambda: cudnn.allow_tf32]
+    for products in (cuda, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn):
+        asked.append(partial(getattr, products, "fp32_precision"))
+    found = []
+    for ask in asked:
+        try:
+            found.append(ask())
+        except RuntimeError:
+            found.append("mixed")
+    return found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_products_are_of_full_precision_and_settings_stay(name):
+    command = [sys.executable, "-c", SCRIPT, name]  # of a process of its own: they cannot be unset
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # What does not fit
@@ -136,7 +185,7 @@ def test_a_batch_that_does_not_fit_says_what_would_and_the_finished_ones_stay(tm
 
     limit = poorer(limit=1e4)
     hook = model.module.register_forward_pre_hook(grow)
-    message = r"a batch of \d+ prompts of up to \d+ tokens on away:0 does not fit.*batch_tokens=\d+"
+    message = r"a batch of \d+ prompts, \d+ tokens, on away:0 does not fit.*batch_tokens=\d+"
     try:
         with pytest.raises(torch.OutOfMemoryError, match=message):
             read_layers(model, questions, **settings)
@@ -148,6 +197,49 @@ def test_a_batch_that_does_not_fit_says_what_would_and_the_finished_ones_stay(tm
     np.testing.assert_allclose(
         found, read_layers(open_model("almanac"), questions).logits, atol=1e-4
     )
+
+
+def test_a_cpu_that_has_no_more_memory_says_what_would_fit(questions):
+    model = open_model("almanac")
+    hook = model.module.register_forward_pre_hook(lambda *_: torch.empty(2**50))
+    try:
+        with pytest.raises(torch.OutOfMemoryError, match=r"on cpu does not fit.*batch_tokens=\d+"):
+            read_layers(model, questions)
+    finally:
+        hook.remove()
+    assert read_layers(model, questions).logits.shape == (40, 9, 4)
+
+
+@on_away
+def test_what_is_said_to_fit_is_allowed(questions):
+    model, settings = open_model("almanac", device=ELSEWHERE), {"max_tokens": 3}
+    sample_answers(model, questions, 5, **settings)
+    with (
+        poorer(limit=1e6),
+        pytest.raises(torch.OutOfMemoryError, match="batch_tokens=") as caught,
+    ):
+        sample_answers(model, questions, 5, **settings)
+    fewer = int(re.search(r"batch_tokens=(\d+)", str(caught.value))[1])
+    assert sample_answers(model, questions, 5, batch_tokens=fewer, **settings).answers.size == 200
+    with (
+        poorer(limit=1e4),
+        pytest.raises(torch.OutOfMemoryError, match="fewer shots, samples, branches"),
+    ):
+        sample_answers(model, questions.select([0]), 5, **settings)
+
+
+@on_away
+def test_a_direction_that_does_not_fit_says_what_would(questions):
+    model = open_model("almanac", device=ELSEWHERE)
+    gradient_direction(model, questions, 7, max_steps=1)
+    with poorer(limit=1.4e7), pytest.raises(torch.OutOfMemoryError, match="use fewer questions"):
+        gradient_direction(model, questions, 7, max_steps=1)
+
+
+def test_a_limit_beyond_all_prompts_is_no_limit(questions):
+    model = open_model("almanac")
+    found = read_layers(model, questions, batch_tokens=10**20).logits
+    np.testing.assert_array_equal(found, read_layers(model, questions).logits)
 
 
 # The second device refuses what CUDA refuses
