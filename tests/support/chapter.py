@@ -1,8 +1,9 @@
-"""Run a chapter's code cells on the second device, in order, as a notebook would on a GPU.
+"""Run a chapter's code cells with its models on a device, in order, as a notebook would.
 
-``python chapter.py CHAPTER.md OUT.json [figure]`` stops after the first figure, if told so. What it
-writes: the values that were glued, the cell that failed and why, the seconds of each cell, and the
-most bytes that the device held.
+``python chapter.py CHAPTER.md OUT.json`` runs all of them on the second device. With a number, such
+as 8, it runs those up to the first figure, on an eighth of the questions, and on the CPU as well.
+For each device it writes what was glued, the cell that failed and why, the seconds of each cell,
+and the most bytes that the second device has held.
 """
 
 import json
@@ -23,26 +24,20 @@ def cells_of(chapter):
     return [(yaml or tags, code) for yaml, tags, code in CELL.findall(text)]
 
 
-def run(chapter, until_figure):
+def run_cells(cells, until_figure):
+    """What the cells glue, which of them failed and why, and the seconds that each took."""
     import IPython.display
-    import matplotlib
     from IPython.core.interactiveshell import InteractiveShell
-    from support.second_device import DEVICE, ELSEWHERE
 
-    from calib.models import open as opening
-
-    matplotlib.use("Agg")
     glued, failed, seconds = {}, None, []
 
     def keep(data, raw=False, metadata=None):
         glued[metadata["scrapbook"]["name"]] = next(iter(data.values()))
 
     IPython.display.display = keep
-    usual = opening.device_of
-    opening.device_of = lambda asked: usual(ELSEWHERE if asked is None else asked)
     shell = InteractiveShell.instance()
-    os.chdir(Path(chapter).parent)
-    for number, (options, code) in enumerate(cells_of(chapter)):
+    shell.reset()
+    for number, (options, code) in enumerate(cells):
         start = time.time()
         result = shell.run_cell(code, store_history=False)
         seconds.append(round(time.time() - start, 1))
@@ -51,11 +46,44 @@ def run(chapter, until_figure):
             break
         if until_figure and "image:" in options:
             break
-    return {"glued": glued, "failed": failed, "seconds": seconds, "bytes": DEVICE.most}
+    return {"glued": glued, "failed": failed, "seconds": seconds}
+
+
+def ask_fewer(part):
+    """Let a chapter load one question of so many, and choose among those that there are."""
+    import datasets
+
+    import calib
+
+    load, select = calib.load_questions, datasets.Dataset.select
+    calib.load_questions = lambda *args, limit, **more: load(*args, limit=limit // part, **more)
+    datasets.Dataset.select = lambda some, indices, **more: select(
+        some, [i for i in indices if i < len(some)], **more
+    )
+
+
+def run(chapter, part):
+    import matplotlib
+    from support.second_device import DEVICE, ELSEWHERE
+
+    from calib.models import open as opening
+
+    matplotlib.use("Agg")
+    cells, found, device_of = cells_of(chapter), {}, opening.device_of
+    os.chdir(Path(chapter).parent)
+    devices = {"cpu": "cpu", "elsewhere": ELSEWHERE}
+    if part:
+        ask_fewer(part)
+    else:
+        del devices["cpu"]
+    for name, usual in devices.items():
+        opening.device_of = lambda asked, usual=usual: device_of(usual if asked is None else asked)
+        found[name] = run_cells(cells, until_figure=part) | {"bytes": DEVICE.most}
+    return found
 
 
 if __name__ == "__main__":
-    here, out, *until = sys.argv[1:]
+    here, out, *part = sys.argv[1:]
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    found = run(Path(here).resolve(), bool(until))
+    found = run(Path(here).resolve(), int(part[0]) if part else None)
     Path(out).write_text(json.dumps(found), encoding="utf-8")
