@@ -15,7 +15,7 @@ export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book html library notebooks colab chapters lowest links test benchmarks dist clean
+.PHONY: help book html library notebooks colab chapters lowest ndif links test benchmarks dist clean
 
 help:
 	@echo "make book    compute every chapter and write the book to _build/html"
@@ -25,8 +25,9 @@ help:
 	@echo "make colab   run them with the versions that Colab has (TORCH=2.11.0: with its torch, too)"
 	@echo "make chapters run every chapter's cells on a device apart from the CPU: the printed numbers"
 	@echo "make lowest  run the library's tests with the lowest versions that it allows"
+	@echo "make ndif    run the tests of NDIF against its real server, on this machine's CPU"
 	@echo "make links   follow every link that leads out of the book"
-	@echo "make benchmarks MMLU=folder    measure speed and memory, some 20 minutes"
+	@echo "make benchmarks MMLU=folder    measure speed and memory, some 30 minutes"
 	@echo "make dist    what is published: a wheel and a source archive in dist (TAG=v1.2.3 checks the version)"
 	@echo "make clean   delete the built book, its cache and the virtual environment"
 	@echo "make help    show this text"
@@ -95,6 +96,21 @@ lowest:
 	_build/lowest/bin/python -m pytest tests calib --ignore=tests/book \
 	  -n 2 --dist loadfile --no-loadscope-reorder
 
+# NDIF's real server (tests/environments/ndif/run.py says what it takes), with its models next to the
+# weights and in its sandbox. It asks for Python 3.12 and uses nothing that 3.11 lacks.
+NDIF := _build/ndif/venv
+$(NDIF)/.installed: tests/environments/ndif/requirements.txt tests/environments/ndif/wheel.txt constraints.txt
+	"$(PYTHON)" -m venv --clear $(NDIF)
+	$(NDIF)/bin/python -m pip install --progress-bar off -r tests/environments/ndif/requirements.txt \
+	  $$(grep -E '^(torch|nnsight|transformers|accelerate)==' constraints.txt)
+	$(NDIF)/bin/python -m pip install --quiet --no-deps --ignore-requires-python --require-hashes \
+	  -r tests/environments/ndif/wheel.txt
+	@touch $@
+
+ndif: $(STAMP) $(NDIF)/.installed
+	PYTHONPATH=tests $(VENV)/bin/python tests/environments/ndif/run.py \
+	  $(VENV)/bin/python -m pytest tests/models/test_ndif.py
+
 links: book
 	$(VENV)/bin/python -c 'from jupyter_book.cli.main import main; main()' \
 	  build . --builder linkcheck
@@ -118,6 +134,7 @@ benchmarks: $(STAMP)
 	$(VENV)/bin/python benchmarks/ablation.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/sampling.py "$(MMLU)"
 	$(VENV)/bin/python benchmarks/memory.py "$(MMLU)"
+	$(VENV)/bin/python benchmarks/processes.py "$(MMLU)"
 
 # The version stands in calib/__init__.py alone; a tag that says another is a mistake.
 dist: $(STAMP)

@@ -6,7 +6,9 @@ import argparse
 import io
 import logging
 import shlex
+import signal
 import sys
+import time
 
 PROGRAM = "calib"
 # Those of calib.questions.mmlu, which is not loaded for --help.
@@ -31,6 +33,13 @@ examples:
       the same on one file of .jsonl, .parquet or .csv
 
 Interrupted, the same command goes on where it was.
+
+on several GPUs:
+  torchrun --nproc_per_node 8 -m calib report Qwen/Qwen2.5-0.5B --shots 5
+      a copy on each GPU of a machine, and the questions shared out; for several machines start
+      processes on all of them, and name an --out that all see
+  torchrun --nproc_per_node 8 -m calib report ./large-model --tensor-parallel
+      one model, too large for a GPU, spread over all GPUs of a machine
 
 exit codes: 0 when the page is written, 2 when something in the input has to be put right.
 """
@@ -87,6 +96,10 @@ def make_parser() -> Parser:
         "float32 on a CPU, else auto)",
     )  # fmt: skip
     add(
+        "--tensor-parallel", action="store_true",
+        help="spread one model over the processes that torchrun started on this machine",
+    )  # fmt: skip
+    add(
         "--batch-tokens", type=at_least(1), default=8192, metavar="N",
         help="most tokens read at once; fewer take less memory (default: 8192)",
     )  # fmt: skip
@@ -125,16 +138,45 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser()
     asked = vars(parser.parse_args(arguments))
 
-    from calib.report import InputFault, write_report  # torch and all: not for --help
+    from calib.models.place import launched  # torch and all: not for --help
+    from calib.report import InputFault, write_report
 
+    hear_the_launcher(parser)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces every retry
     command = shlex.join([PROGRAM, *arguments])
     del asked["task"]
     try:
         page, finding = write_report(**asked, command=command)
     except InputFault as fault:
+        if launch := launched():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, and says it once
+            if launch.rank > 0 and is_of_all(fault):
+                time.sleep(1)  # or the launcher, seeing this one end, would end the first before
+                parser.exit(2)
         parser.error(str(fault))
-    print(finding, page, sep="\n")
+    if finding:
+        print(finding, page, sep="\n")
+
+
+def hear_the_launcher(parser: Parser) -> None:
+    """Have one of several processes say in a line that it is ended, as launchers end them."""
+    from calib.models.place import launched
+
+    def end(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        parser.exit(
+            128 + signal.SIGTERM,
+            f"{PROGRAM}: process {launch.rank} of {launch.size} was ended (SIGTERM), as all are "
+            "when one of them fails; the same command goes on where it was\n",
+        )
+
+    if launch := launched():
+        signal.signal(signal.SIGTERM, end)
+
+
+def is_of_all(fault: Exception) -> bool:
+    """Whether a fault is raised in all processes, so that the first can tell it for all."""
+    return any(getattr(error, "in_all", False) for error in (fault, fault.__cause__))
 
 
 if __name__ == "__main__":

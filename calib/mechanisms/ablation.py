@@ -21,13 +21,19 @@ import torch
 from datasets import Dataset
 
 from calib import metrics
-from calib.mechanisms.neurons import modules_of, neuron_block, output_vectors, read_neurons
+from calib.mechanisms._changes import change_of, propagation, read_ablated
+from calib.mechanisms.neurons import (
+    n_neurons,
+    neuron_block,
+    output_vectors,
+    post_norm,
+    read_neurons,
+)
 from calib.mechanisms.unembedding import readout_of
 from calib.metrics.inputs import softmax
 from calib.models.model import Model
-from calib.reading._forward import Push, read_streams
 from calib.reading._run import Run
-from calib.reading._tree_attention import MOST, can_branch, chunks, read_tree
+from calib.reading._tree_attention import MOST, chunks
 
 METRICS = {
     "confidence": metrics.mean_confidence, "entropy": metrics.entropy,
@@ -138,83 +144,26 @@ def ablate_neurons(
     (2, 20, 4)
     """
     block = neuron_block(model, layer)
-    vectors = output_vectors(model, block, layer)
-    instead, groups = _check(instead, groups, len(vectors))
+    instead, groups = _check(instead, groups, n_neurons(model, block, layer))
     run = Run.prepare(model, questions, shots, exemplars)
+    used, places = np.unique([n for group in groups for n in group], return_inverse=True)
+    used = used.tolist()
+    # The groups as places among the neurons that occur; only those are read.
+    among = [where.tolist() for where in np.split(places, np.cumsum([*map(len, groups)])[:-1])]
     step = min(len(groups), MOST, max(batch_tokens - len(run.longest), 1))
     batches, readout = run.plan(batch_tokens, beside=step), readout_of(model, run.tokens)
-    change_of = partial(_changes, model, block, layer, vectors, instead.to(vectors))
-    after = _propagation(model, run, layer)
+    vectors, post = output_vectors(model, block, layer, used), post_norm(model, block, layer)
+    change = partial(change_of, vectors, post, block.factor, instead[used].to(vectors))
+    after = propagation(model, run, layer)
 
     def forward(part):
-        found = read_neurons(model, block, layer, part.prompts, part.prefix)
-        some = (change_of(found, groups) for groups in chunks(groups, step))
-        return _read_ablated(readout, found["stream"], some, partial(after, part))
+        found = read_neurons(model, block, layer, part.prompts, part.prefix, used)
+        some = (change(found, groups) for groups in chunks(among, step))
+        return read_ablated(readout, found["stream"], some, partial(after, part))
 
     found = run.through(batches, forward)
     ways = found["total"].swapaxes(0, 1), found["direct"].swapaxes(0, 1), found["intact"]
     return Ablation(groups, *map(run.without_absent, ways), run.labels)
-
-
-def _read_ablated(readout, stream, changes, after):
-    """Logits ``[batch, groups, options]``, and ``[batch, options]`` intact, of changed streams."""
-    home, total, direct = readout.rows.device, [], []
-    last = after(stream, torch.zeros(len(stream), 1, stream.shape[1])).to(home)  # intact
-    frozen = readout.lengths(last)  # [batch, 1]
-    for change in changes:
-        ablated = after(stream, change).to(home)
-        total.append(readout.logits(ablated))
-        direct.append(readout.logits(ablated, frozen))
-    return {
-        "total": torch.cat(total, dim=1),
-        "direct": torch.cat(direct, dim=1),
-        "intact": readout.logits(last)[:, 0],
-    }
-
-
-def _propagation(model, run, layer):
-    """How the last layer's streams ``[batch, groups, d_model]`` are had when a layer is changed."""
-    if layer == model.n_layers:
-        return lambda part, stream, change: stream[:, None] + change.to(stream)
-    branches = can_branch(model, run.longest)
-    return partial(_branch if branches else _push, model, run.tokens, layer)
-
-
-def _changes(model, block, layer, vectors, instead, found, groups):
-    """What ablating each group changes in the stream after the block, ``[batch, groups, d_model]``.
-
-    Only the neurons that occur are multiplied with, so that single ones do not cost a layer each.
-    """
-    used, where = torch.unique(torch.tensor([n for g in groups for n in g]), return_inverse=True)
-    owner = torch.repeat_interleave(torch.tensor([len(group) for group in groups]))
-    member = torch.zeros(len(groups), len(used)).index_put((owner, where), torch.tensor(1.0))
-    used, member = used.to(vectors.device), member.to(vectors)
-    moved = (instead[used] - found["activations"].to(vectors)[:, used])[:, None] * member
-    change = moved @ vectors[used]
-    _, post = modules_of(model, block, layer)
-    if post is not None:
-        like = next(post.parameters(), change)
-        written = found["written"].to(like)[:, None]
-        with torch.no_grad():
-            change = (post(written + change.to(like)) - post(written)).to(vectors)
-    return block.factor * change.to(found["stream"])
-
-
-def _branch(model, tokens, layer, part, stream, change):
-    """In one pass, each group a branch."""
-    layers = [layer] * change.shape[1]
-    found = read_tree(model, part.prompts, tokens, layers, change, part.prefix, keep=True)
-    return found["residuals"].float()
-
-
-def _push(model, tokens, layer, part, stream, change):
-    """By a pass for each group, in models whose prompts cannot branch."""
-    last, runs = model.n_layers, []
-    for group in range(change.shape[1]):
-        push = Push(layer, change[:, group])
-        run = read_streams(model, part.prompts, tokens, [last], part.prefix, push)
-        runs.append(run[f"residuals.{last}"])
-    return torch.stack(runs, dim=1).float()
 
 
 def _check(instead, groups, n_neurons):

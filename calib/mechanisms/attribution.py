@@ -162,18 +162,9 @@ def read_attribution(
     readout = readout_of(model, run.tokens)
 
     def forward(part):
-        found = read_writes(model, part.prompts, blocks, start, end, part.prefix)
-        steps = _steps(found["streams"], found["writes"][:, ::2]).to(readout.rows.device)
-        return {"reads": steps @ readout.rows.T, "lengths": readout.lengths(steps)}
+        return read_writes(model, part.prompts, blocks, start, end, part.prefix, readout)
 
     found = run.through(run.plan(batch_tokens), forward)
     components = [f"{p} {ell}" for ell in range(start + 1, end + 1) for p in ("attention", "MLP")]
     read = found["reads"], found["lengths"], run.labels, readout, run.n_options
     return Attribution(tuple(components), *read)
-
-
-def _steps(streams, attention):
-    """The stream ``[batch, components + 1, d_model]`` at the start and after each component."""
-    # As it is at every layer, and between two as attention leaves it.
-    between = torch.stack([streams[:, :-1] + attention, streams[:, 1:]], dim=2).flatten(1, 2)
-    return torch.cat([streams[:, :1], between], dim=1)

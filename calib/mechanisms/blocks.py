@@ -43,8 +43,8 @@ def find_blocks(model: Model) -> list[Block]:
     Raises
     ------
     ValueError
-        If the model is remote; if a block keeps its attention or its MLP under no name known here,
-        as one without attention does; or if their writes do not add up to what the block changes.
+        If a block keeps its attention or its MLP under no name known here, as one without attention
+        does; or if their writes do not add up to what the block changes.
 
     Examples
     --------
@@ -52,7 +52,6 @@ def find_blocks(model: Model) -> list[Block]:
     >>> find_blocks(open_model("almanac"))[0].down
     'mlp.down_proj'
     """
-    model.require_weights("its neurons and components are taken apart here")
     blocks = [_find(model, block, i) for i, block in enumerate(model.weights_of("layers"), start=1)]
     with model.running():
         found = read_writes(model, [list(model.probe[-5:])], blocks, 0, model.n_layers)
@@ -91,8 +90,10 @@ def _first(model, block, part, number):
     )
 
 
-def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None):
+def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None, readout=None):
     """The stream and what is written into it at the last token, from one layer to another.
+
+    With a readout only what it reads of them leaves the pass, on the way from write to write.
 
     Parameters
     ----------
@@ -103,12 +104,16 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None
         Layers, 0 to L.
     prefix : transformers Cache, optional
         Of :func:`calib.reading._prefix.run_prefix`.
+    readout : Readout, optional
+        Of :func:`calib.mechanisms.readout_of`.
 
     Returns
     -------
     dict of float32 tensors
         ``streams [batch, layers, d_model]`` of the layers from ``start`` to ``end``, and
-        ``writes [batch, 2 · blocks, d_model]``, attention and MLP in turn.
+        ``writes [batch, 2 · blocks, d_model]``, attention and MLP in turn. With a readout instead,
+        of the stream at the start and after each write, ``reads [batch, 2 · blocks + 1, tokens]``
+        and ``lengths [batch, 2 · blocks + 1]``.
     """
     inputs, last = pad_right(prompts, model.device, prefix)
     n, width, home = len(prompts), model.d_model, model.device
@@ -118,6 +123,10 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None
         (layers[i], [attrgetter(path)(layers[i]) for path in (blocks[i].attention, blocks[i].mlp)])
         for i in range(start, end)
     ]
+    factor = blocks[0].factor
+    row_vectors, centres, epsilon = (
+        (readout.rows, readout.centres, readout.epsilon) if readout else [None] * 3
+    )
     with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
         streams, writes = [parts[0][0].input[rows, last]], []
         for block, writers in parts:
@@ -131,6 +140,16 @@ def read_writes(model: Model, prompts, blocks, start: int, end: int, prefix=None
                 writes.append(written[rows, last].float().to(home))
             output = block.output
             streams.append((output[0] if in_tuple else output)[rows, last])
-        streams = torch.stack([stream.float().to(home) for stream in streams], dim=1).cpu().save()
-        writes = torch.stack(writes, dim=1).cpu().save()
-    return {"streams": streams, "writes": blocks[0].factor * writes}
+        streams = torch.stack([stream.float().to(home) for stream in streams], dim=1)
+        writes = factor * torch.stack(writes, dim=1)
+        found = [streams, writes]
+        if row_vectors is not None:
+            # At every layer the stream as it is, and between two as attention leaves it.
+            between = torch.stack([streams[:, :-1] + writes[:, ::2], streams[:, 1:]], dim=2)
+            steps = torch.cat([streams[:, :1], between.flatten(1, 2)], dim=1)
+            divided = steps - steps.mean(dim=-1, keepdim=True) if centres else steps
+            lengths = (divided.square().mean(dim=-1) + epsilon).sqrt()
+            found = [steps @ row_vectors.to(steps).T, lengths]
+        found = [some.cpu() for some in found].save()
+    names = ("streams", "writes") if readout is None else ("reads", "lengths")
+    return dict(zip(names, found, strict=True))

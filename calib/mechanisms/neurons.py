@@ -17,7 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from calib.mechanisms.blocks import Block, find_blocks
 from calib.mechanisms.null_space import unembedding_null_space
-from calib.mechanisms.unembedding import readout_of, take_apart
+from calib.mechanisms.unembedding import Norm, norm_of, readout_of
+from calib.models.calls import rows_of
 from calib.models.model import Model
 from calib.reading._forward import pad_right
 from calib.reading._run import Run
@@ -73,23 +74,22 @@ def describe_neurons(
     >>> len(neurons), list(neurons.columns)
     (384, ['norm', 'logit_var', 'rho'])
     """
-    block = neuron_block(model, layer)
     readout = readout_of(model, tokens)
+    block = neuron_block(model, layer)
+    vectors = block.factor * output_vectors(model, block, layer)  # [neurons, d_model]
+    if post := post_norm(model, block, layer):
+        vectors = vectors * post.gain.to(vectors)
     frequency = None if unigram is None else _frequency_direction(unigram, len(readout.rows))
     null_space = unembedding_null_space(model, k, tokens).basis
     with model.running():
-        columns = _measures(model, block, layer, readout, null_space, frequency)
+        columns = _measures(vectors, readout, null_space, frequency)
     columns = {name: column.cpu().double().numpy() for name, column in columns.items()}
     index = pd.RangeIndex(len(columns["norm"]), name="neuron")
     return pd.DataFrame(columns, index=index)
 
 
-def _measures(model, block, layer, readout, null_space, frequency) -> dict[str, torch.Tensor]:
-    """Each measure of every neuron, ``[neurons]``."""
-    _, post = modules_of(model, block, layer)
-    vectors = block.factor * output_vectors(model, block, layer)  # [neurons, d_model]
-    if post is not None:
-        vectors = vectors * take_apart(post, model.d_model, vectors)[0].to(vectors)
+def _measures(vectors, readout, null_space, frequency) -> dict[str, torch.Tensor]:
+    """Each measure of every neuron, ``[neurons]``, of output ``vectors [neurons, d_model]``."""
     if readout.centres:  # the mean of the stream is removed before its length is taken
         vectors = vectors - vectors.mean(dim=1, keepdim=True)
     norm = vectors.norm(dim=1)
@@ -156,13 +156,15 @@ def read_activations(
 
 def neuron_block(model: Model, layer: int) -> Block:
     """The block that ends in a layer, if its MLP has neurons; else ValueError."""
+    if model.spread:
+        model.require_weights("its neurons are divided among them")
     blocks = find_blocks(model)
     if not 1 <= layer <= model.n_layers:
         raise ValueError(
             f"layer is {layer}; it is the layer that a block ends in, from 1 to {model.n_layers}"
         )
     block = blocks[layer - 1]
-    down, _ = modules_of(model, block, layer)
+    down = attrgetter(block.down)(model.weights_of("layers")[layer - 1])
     if not isinstance(down, torch.nn.Linear | Conv1D):
         raise ValueError(
             f"the MLP of layer {layer} of {model.architecture} is a {type(down).__name__}, which "
@@ -172,36 +174,55 @@ def neuron_block(model: Model, layer: int) -> Block:
     return block
 
 
-def modules_of(model: Model, block: Block, layer: int):
-    """The linear map that a block's neurons write through, and the norm after it or None."""
-    module = model.weights_of("layers")[layer - 1]
-    post = None if block.mlp == block.down else attrgetter(block.mlp)(module)
-    return attrgetter(block.down)(module), post
+def n_neurons(model: Model, block: Block, layer: int) -> int:
+    """How many neurons an MLP has; of a remote model, too."""
+    return _shape(attrgetter(block.down)(model.weights_of("layers")[layer - 1]))[0]
 
 
-def output_vectors(model: Model, block: Block, layer: int) -> torch.Tensor:
+def output_vectors(model: Model, block: Block, layer: int, neurons=None) -> torch.Tensor:
     """What the linear map gives for each neuron alone at 1, float32 ``[neurons, d_model]``."""
-    down, _ = modules_of(model, block, layer)
+    down = attrgetter(block.down)(model.weights_of("layers")[layer - 1])
+    if model.remote:
+        traced = attrgetter(block.down)(model.part("layers")[layer - 1])
+        return rows_of(model, traced, _shape(down), inputs=neurons)[0]
     weight = down.weight if isinstance(down, Conv1D) else down.weight.T
-    return weight.detach().float()
+    return weight[slice(None) if neurons is None else neurons].detach().float()
 
 
-def read_neurons(model: Model, block: Block, layer: int, prompts, prefix=None):
-    """Activations, what the linear map gives, and the stream after the block, at the last token."""
+def _shape(down) -> tuple[int, int]:
+    """Numbers that a linear map takes and gives."""
+    return tuple(down.weight.shape)[:: 1 if isinstance(down, Conv1D) else -1]
+
+
+def post_norm(model: Model, block: Block, layer: int) -> Norm | None:
+    """The norm after an MLP, if there is one."""
+    if block.mlp == block.down:
+        return None
+    part = attrgetter(block.mlp)(model.part("layers")[layer - 1])
+    return norm_of(model, part, f"{block.mlp} of block {layer}")
+
+
+def read_neurons(model: Model, block: Block, layer: int, prompts, prefix=None, neurons=None):
+    """Activations of all or some neurons, and the stream after the block, at the last token.
+
+    Also ``written``, what their linear map gives.
+    """
     inputs, last = pad_right(prompts, model.device, prefix)
-    n, in_tuple = len(prompts), model.tuple_output
-    rows = torch.arange(n, device=model.device)
+    n, in_tuple, home = len(prompts), model.tuple_output, model.device
+    rows = torch.arange(n, device=home)
+    some = slice(None) if neurons is None else neurons
     traced = model.part("layers")[layer - 1]
     down = attrgetter(block.down)(traced)
     with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
-        neurons, written = down.input, down.output
+        acting, written = down.input, down.output
         rows, last = rows.to(written.device), last.to(written.device)
         # Some architectures run all tokens of a batch as one sequence here.
-        neurons = neurons.reshape(n, -1, neurons.shape[-1])[rows, last].float().save()
-        written = written.reshape(n, -1, written.shape[-1])[rows, last].float().save()
+        acting = acting.reshape(n, -1, acting.shape[-1])[rows, last][:, some]
+        written = written.reshape(n, -1, written.shape[-1])[rows, last]
         output = traced.output
-        stream = (output[0] if in_tuple else output)[rows, last].float().save()
-    return {"activations": neurons, "written": written, "stream": stream}
+        stream = (output[0] if in_tuple else output)[rows, last]
+        found = [part.float().to(home) for part in (acting, written, stream)].save()
+    return dict(zip(("activations", "written", "stream"), found, strict=True))
 
 
 def _frequency_direction(unigram, n_tokens):

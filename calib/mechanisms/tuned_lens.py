@@ -120,7 +120,7 @@ def fit_tuned_lens(
     Raises
     ------
     ValueError
-        If the model is remote, ``held_out`` is out of range or leaves fewer than 20 questions to
+        If ``held_out`` is out of range or leaves fewer than 20 questions to
         train on or to stop by, and as :func:`calib.read_layers`.
 
     Examples
@@ -134,9 +134,9 @@ def fit_tuned_lens(
     >>> read_layers(model, load_questions("almanac", limit=5), lens=lens).logits.shape
     (5, 9, 4)
     """
-    readout_of(model, [0])  # refuses what it cannot be made of, before any question is asked
     questions = check_questions(questions)
     held = _hold_out(questions, held_out, seed)
+    readout_of(model, [0])  # refuses what it cannot be made of, before any question is asked
     layers = range(model.n_layers + 1)
     reading = read_layers(model, questions, keep_residuals=layers, **settings)
     readout = readout_of(model, option_tokens(model.tokenizer, reading.logits.shape[2]))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from calib.models.calls import call, rows_of
 from calib.models.logit_lens import finish, lens
 from calib.models.model import Model
 from calib.models.place import full_precision
@@ -84,18 +85,20 @@ def readout_of(model: Model, tokens=None) -> Readout:
     Parameters
     ----------
     tokens : list of int, optional
-        Only these rows of the unembedding; the whole vocabulary if not given.
+        Only these rows of the unembedding; the whole vocabulary if not given, for which the weights
+        have to be here.
 
     Returns
     -------
     Readout
-        On the unembedding's device.
+        On the unembedding's device; of a remote model on the CPU.
 
     Raises
     ------
     ValueError
-        If the model is remote, for its weights are not here; if a token is none of the vocabulary;
-        or if the final norm does something else than a LayerNorm or an RMSNorm.
+        If a token is none of the vocabulary; if the whole vocabulary is asked of a model whose
+        unembedding can only be called, as on a server; or if the final norm is neither a LayerNorm
+        nor an RMSNorm, or the unembedding not linear.
 
     Examples
     --------
@@ -105,55 +108,109 @@ def readout_of(model: Model, tokens=None) -> Readout:
     >>> torch.allclose(readout.logits(stream), lens(model, stream, [5, 6]), atol=1e-4)
     True
     """
-    model.require_rows("its readout is made of them")
-    norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
-    weight = unembedding.weight.detach()
-    rows = slice(None)
-    if tokens is not None:
-        rows = tokens = [int(token) for token in tokens]
-        if not tokens or not 0 <= min(tokens) <= max(tokens) < len(weight):
+    if tokens is None:
+        model.require_rows(
+            "the rows of a whole vocabulary are too many to ask for one by one: name tokens"
+        )
+    else:
+        tokens = [int(token) for token in tokens]
+        if not tokens or not 0 <= min(tokens) <= max(tokens) < model.vocabulary:
             raise ValueError(
-                f"tokens is {tokens}; it must be at least one, each from 0 to {len(weight) - 1}"
+                f"tokens is {tokens}; it must be at least one, each from 0 to "
+                f"{model.vocabulary - 1}"
             )
     scale = 1.0 if model.logit_scale is None else model.logit_scale
     with model.running():
-        gain, offset, centres, epsilon = take_apart(norm, model.d_model, weight)
-        gain, offset = gain.to(weight.device), offset.to(weight.device)
-        weight = weight[rows].float()
-        bias = weight @ offset
-        if unembedding.bias is not None:
-            bias = bias + unembedding.bias.detach()[rows].float()
+        norm = norm_of(model, model.part("norm"), f"the final norm {model.norm}")
+        weight, bias = _rows(model, tokens)
+        gain, offset = norm.gain.to(weight.device), norm.offset.to(weight.device)
+        bias = bias + weight @ offset
         folded = weight * gain  # in place from here on: a vocabulary's rows are large
         folded *= scale
-        if centres:
+        if norm.centres:
             folded -= folded.mean(dim=1, keepdim=True)
-        readout = Readout(folded, bias * scale, centres, epsilon, model.soft_cap)
-        _prove(model, readout, tokens, weight.device)
+        readout = Readout(folded, bias * scale, norm.centres, norm.epsilon, model.soft_cap)
+        _prove(model, readout, tokens)
     return readout
 
 
-def take_apart(norm, d_model: int, like: torch.Tensor):
-    """A norm's gain and offset ``[d_model]``, whether it centres, and its epsilon.
+def _rows(model, tokens):
+    """Rows ``[tokens, d_model]`` of the unembedding and their bias, float32, where it is."""
+    if model.remote or not model.plain_head:
+        shape = model.d_model, model.vocabulary
+        weight, bias = rows_of(model, model.part("unembedding"), shape, outputs=tokens)
+        return weight.T, bias
+    unembedding = model.weights_of("unembedding")
+    some = slice(None) if tokens is None else tokens
+    weight = unembedding.weight.detach()[some].float()
+    if unembedding.bias is None:
+        return weight, weight.new_zeros(len(weight))
+    return weight, unembedding.bias.detach()[some].float()
 
-    Asked of the norm itself, on the device and in the type of ``like`` or of its own weights:
-    architectures differ in where they keep the gain, some add 1, and some have none.
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm or an RMSNorm: ``gain · stream / length + offset``.
+
+    Attributes
+    ----------
+    gain, offset : float32 tensor ``[d_model]``
+        On the CPU.
+    centres : bool
+        Whether the stream's mean is removed first.
+    epsilon : float
+        What is added to the mean square.
     """
-    like = next(norm.parameters(), like)
-    sign = torch.tensor([1.0, -1.0]).repeat(d_model // 2)  # of mean 0 and length 1
-    probes = torch.stack([sign, SHORT * sign, torch.ones(d_model), torch.zeros(d_model)])
-    with torch.no_grad():
-        of_sign, of_short, of_ones, offset = norm(probes.to(like)).float().cpu()
+
+    gain: torch.Tensor
+    offset: torch.Tensor
+    centres: bool
+    epsilon: float
+
+    def __call__(self, stream: torch.Tensor) -> torch.Tensor:
+        """What the norm gives for ``stream [..., d_model]``, in float32."""
+        stream = stream.float()
+        if self.centres:
+            stream = stream - stream.mean(dim=-1, keepdim=True)
+        length = (stream.square().mean(dim=-1, keepdim=True) + self.epsilon).sqrt()
+        return self.gain.to(stream) * (stream / length) + self.offset.to(stream)
+
+
+def norm_of(model: Model, part, called: str) -> Norm:
+    """A norm of the model taken apart: asked of itself, and proved on a random stream.
+
+    Architectures differ in where they keep the gain, some add 1, and some have none.
+
+    Parameters
+    ----------
+    part : traced module
+    called : str
+        What it is in an error.
+    """
+    sign = torch.tensor([1.0, -1.0]).repeat(model.d_model // 2)  # of mean 0 and length 1
+    stream = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(0))
+    stream[1] *= SHORT  # where a wrong epsilon would show
+    probes = torch.stack([sign, SHORT * sign, torch.ones_like(sign), torch.zeros_like(sign)])
+    of_sign, of_short, of_ones, offset, *own = call(model, part, torch.cat([probes, stream]))
     long, short = of_sign - offset, of_short - offset
     # The gain over √(1 + ε), and over √(SHORT² + ε): from their ratio, ε.
     ratio = float((short @ long) / (long @ long)) ** 2
     epsilon = max(SHORT**2 * (1 - ratio) / (ratio - SHORT**2), 0.0)
     gain = long * sign * (1 + epsilon) ** 0.5
-    centres = torch.allclose(of_ones, offset)
-    return gain.to(like.device), offset.to(like.device), centres, epsilon
+    norm = Norm(gain, offset, torch.allclose(of_ones, offset), epsilon)
+    own = torch.stack(own)
+    off = float((norm(stream) - own).abs().max() / own.abs().max().clamp_min(1e-30))
+    if not off <= model.tolerance:
+        raise ValueError(
+            f"{model.architecture} ({model.name}): {called} is neither a LayerNorm nor an RMSNorm; "
+            f"what it gives parts from theirs by {off:.1e} of the largest"
+        )
+    return norm
 
 
-def _prove(model, readout, tokens, device):
-    stream = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(0)).to(device)
+def _prove(model, readout, tokens):
+    stream = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(0))
+    stream = stream.to(readout.rows.device)
     stream[1] *= SHORT  # where a wrong epsilon would show
     ours, own = readout.logits(stream), lens(model, stream.to(model.dtype), tokens).float()
     # One logit may happen to be next to nothing: that is no measure of its error.
@@ -161,6 +218,6 @@ def _prove(model, readout, tokens, device):
     off = float((ours - own).abs().max() / size)
     if not off <= model.tolerance:
         raise ValueError(
-            f"{model.architecture} ({model.name}): the final norm {model.norm} is neither a "
-            f"LayerNorm nor an RMSNorm; its logits part from theirs by {off:.1e} of the largest"
+            f"{model.architecture} ({model.name}): {model.norm} and {model.unembedding} are no "
+            f"norm and a linear map; their logits part from those by {off:.1e} of the largest"
         )

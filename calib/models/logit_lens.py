@@ -22,11 +22,6 @@ def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
     tensor ``[..., tokens]``
         In the model's own type, after its logit scale and soft-cap; where the residuals are.
 
-    Raises
-    ------
-    ValueError
-        If the model is remote, for its weights are not here.
-
     References
     ----------
     .. [1] nostalgebraist, "interpreting GPT: the logit lens", 2020.
@@ -38,12 +33,13 @@ def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
     >>> lens(model, torch.zeros(3, 128), tokens=[5, 6]).shape
     torch.Size([3, 2])
     """
-    model.require_weights(
-        "read_layers reads the lens there, as a block of model.trace can by model.part('norm') and "
-        "model.part('unembedding')"
-    )
-    norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
     rows = slice(None) if tokens is None else torch.as_tensor(tokens)
+    if model.remote:
+        with model.running():
+            logits = _read_there(model, residuals.reshape(-1, model.d_model), rows)
+        logits = logits.reshape(*residuals.shape[:-1], -1)
+        return finish(logits, model.logit_scale, model.soft_cap).to(residuals.device)
+    norm, unembedding = model.weights_of("norm"), model.weights_of("unembedding")
     first = next(norm.parameters(), unembedding.weight).device
     with model.running(), torch.no_grad():
         normed = norm(residuals.to(first)).to(unembedding.weight.device)
@@ -53,6 +49,16 @@ def lens(model: Model, residuals: torch.Tensor, tokens=None) -> torch.Tensor:
         else:
             logits = unembedding(normed)[..., rows]
     return finish(logits, model.logit_scale, model.soft_cap).to(residuals.device)
+
+
+def _read_there(model, vectors, rows):
+    """Logits ``[n, tokens]`` of ``vectors [n, d_model]``, by a server."""
+    norm, unembedding, step = model.part("norm"), model.part("unembedding"), model.at_once
+    ids = torch.tensor([model.probe[:1]])
+    with torch.no_grad(), model.trace(input_ids=ids, use_cache=False):
+        parts = norm(vectors.to(norm.input)).split(step)
+        logits = torch.cat([unembedding(some)[:, rows].cpu() for some in parts]).save()
+    return logits
 
 
 def finish(logits, scale: float | None, cap: float | None):

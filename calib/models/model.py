@@ -15,6 +15,8 @@ import torch
 from calib.models.ndif import Job
 from calib.models.place import full_precision, memory_for
 
+# Numbers that a called module may give at once: an unembedding's are those of a whole vocabulary.
+MOST_NUMBERS = 2**25
 # Largest difference of two ways to the same numbers, over the largest of them, by type.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
@@ -99,6 +101,11 @@ class Model:
         return self.module.get_input_embeddings().weight.device
 
     @cached_property
+    def spread(self) -> bool:
+        """Whether its weights are spread over processes, all of which have to run every pass."""
+        return any(hasattr(weight, "full_tensor") for weight in self.module.parameters())  # DTensor
+
+    @cached_property
     def last_only(self) -> dict:
         """What has the model compute logits at the last position alone, where it can."""
         takes = inspect.signature(self.module.forward).parameters
@@ -109,16 +116,28 @@ class Model:
         """Largest difference that rounding may make in logits, over the largest of them."""
         return TOLERANCE[self.dtype]
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the unembedding gives logits for."""
+        return self.module.config.get_text_config().vocab_size
+
+    @property
+    def at_once(self) -> int:
+        """How many vectors the unembedding takes at once where it has to be called."""
+        return max(1, MOST_NUMBERS // self.vocabulary) if self.shares else 1
+
     def part(self, name: str) -> Any:
-        """The traced ``layers``, ``norm`` or ``unembedding``, for use inside a trace."""
-        return attrgetter(getattr(self, name))(self.traced)
+        """The traced ``layers`` (a list), ``norm`` or ``unembedding``, for use inside a trace."""
+        part = attrgetter(getattr(self, name))(self.traced)
+        # A list from the beginning: in a server's sandbox, layers do not know how many they are.
+        return list(part) if name == "layers" else part
 
     def weights_of(self, name: str) -> torch.nn.Module:
         """The same part of the module itself, to be called or read outside any trace."""
         return attrgetter(getattr(self, name))(self.module)
 
     def require_weights(self, what: str) -> None:
-        """Refuse a remote model for what takes its weights; ValueError says what that is.
+        """Refuse a model whose weights are not all here; ValueError says what would take them.
 
         Parameters
         ----------
@@ -128,6 +147,11 @@ class Model:
         if self.remote:
             raise ValueError(
                 f"the weights of {self.name} are on the server, and {what}; open the model here"
+            )
+        if self.spread:
+            raise ValueError(
+                f"the weights of {self.name} are spread over processes, and this takes them whole; "
+                'open the model without tensor_parallel, or with device="auto" on several GPUs'
             )
 
     def require_rows(self, what: str) -> None:

@@ -12,46 +12,62 @@ What can go wrong is told by four errors, all of them OSError:
 - ``TimeoutError``: the job was not done within its time limit;
 - :class:`RemoteError`: the server answers that it could not do it, or answers what is no result.
 
-Nothing that comes back is used before it is checked, and no message shows the key.
+Nothing that comes back is used before it is checked, and no message shows the key. A job that is
+no longer waited for goes on there, as far as the server knows: the next one waits behind it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 
 import httpx
 import websocket
-from httpx import HTTPError, InvalidURL
 from nnsight.intervention.backends.remote import RemoteBackend
-from nnsight.intervention.backends.remote import RemoteError as JobError
 from nnsight.schema.config import CONFIG
-from nnsight.schema.response import ResponseModel
-from websocket import WebSocketException
+from nnsight.schema.response import ResponseModel, Status
 
 from calib.models._answers import Misunderstood, saved_names, understood
+from calib.models._refusals import (
+    NotServed,
+    RemoteError,
+    explanation,
+    is_public,
+    shows,
+    without_key,
+)
+from calib.models._waiting import Waiting
 
-AGAIN = "call again: with resume=, a reading goes on where it was"
+__all__ = ["Job", "NotServed", "RemoteError", "api_key"]
 
 
-class RemoteError(OSError):
-    """A job gave no result: the model is not there, the block failed, or what came is damaged."""
+def host() -> str:
+    """The server's address: ``NDIF_HOST`` if it is set, else the public one."""
+    return (os.environ.get("NDIF_HOST") or CONFIG.API.HOST).strip().rstrip("/")
 
 
 def api_key() -> str:
-    """The key to NDIF, or PermissionError that says where to get one and where to put it."""
+    """The key to the server; PermissionError if it cannot be one, or the public NDIF needs one.
+
+    A server of one's own may have no keys: there, none is an empty string, and the server says
+    so if it needs one.
+    """
     key = (os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY or "").strip()
-    if not key:
+    if not key and is_public(host()):
         raise PermissionError(
             "remote=True needs a key to NDIF and none is set: get one at https://login.ndif.us, "
             "and put it into the environment variable NDIF_API_KEY or call nnsight.login()"
         )
-    if not re.fullmatch("[!-~]+", key):  # else the error of whoever sends it shows it
+    if not re.fullmatch("[!-~]*", key):  # else the error of whoever sends it shows it
         raise PermissionError(
             "the key to NDIF holds a blank, a line break or a letter beyond ASCII, as no key does; "
             "copy it once more from https://login.ndif.us"
@@ -62,7 +78,8 @@ def api_key() -> str:
 class Job(RemoteBackend):
     """One traced block on NDIF: sent, waited for, and what it saved brought back.
 
-    nnsight's own backend waits as long as it takes; this one has a limit to every wait.
+    nnsight's own backend waits as long as it takes; this one has a limit to every wait, and says
+    after some seconds what it waits for (``TQDM_DISABLE`` switches that off, as all such lines).
 
     Parameters
     ----------
@@ -74,42 +91,59 @@ class Job(RemoteBackend):
     Raises
     ------
     PermissionError
-        If there is no key.
+        If there is no key where one is needed.
     """
 
     def __init__(self, traced, time_limit: float):
-        super().__init__(
-            traced.to_model_key(),
-            host=os.environ.get("NDIF_HOST"),
-            api_key=api_key(),
-            env=traced._remoteable_get_env(),
-        )
+        key, env = api_key(), traced._remoteable_get_env()
+        super().__init__(traced.to_model_key(), host=host(), env=env)
+        self.api_key = key
         self.time_limit = time_limit
-        self.heard = "nothing yet"
-        # A reading has a progress bar; a line more for each of its jobs would bury it.
+        self.heard = ""  # of what the server told last
+        # Our own line says the same, and goes away.
         self.display.enabled = self.verbose
 
     def request(self, request, tracer) -> dict:
         """The saved values by name, or one of this module's errors."""
         blob = self._serialize(tracer)
         self.deadline = time.monotonic() + self.time_limit
-        with explained(self):
-            connection = websocket.create_connection(
-                f"{self.ws_host}/subscribe",
-                header={"ndif-api-key": self.api_key},
-                timeout=self.left(),
-            )
+        # Closed, the bytes are sent no further, whatever happens.
+        with explained(self), Waiting() as self.waiting, io.BytesIO(blob) as body:
+            header = {"ndif-api-key": self.api_key} if self.api_key else None
+            address, timeout = f"{self.ws_host}/subscribe", self.left()
+            connection = websocket.create_connection(address, header=header, timeout=timeout)
             with closing(connection):
                 request.session_id = self.session_of(self.hear(connection))
-                response = self._post(request, blob)
-                while not self.note(response):
-                    self.heard = f"{response.status.value}: {response.description}"
-                    response = self.parse(self.hear(connection))
-                values = self.download_result(response.data)
+                values = self.result(connection, self.sent(request, body))
             missing = sorted(saved_names(tracer.node) - values.keys())
             if missing:
                 raise Misunderstood(f"a result without {missing[0]!r}, which the block saves")
             return values
+
+    def result(self, connection, answer: Future) -> dict:
+        """Values by name, as soon as the server says that they are there."""
+        for response in self.statuses(connection, answer):
+            if response.status is Status.LOG:
+                self.waiting.say(without_key(response.description, self.api_key))
+                continue
+            if self.note(response):
+                return self.download_result(response.data)
+            self.waiting.show(response)
+            self.heard = f"{response.status.value}: {response.description}"
+
+    def statuses(self, connection, answer: Future) -> Iterator[ResponseModel]:
+        """What the server tells of the job: first the answer to its request, whenever that comes.
+
+        The connection is heard all the while: a server drops one that leaves its pings unanswered.
+        """
+        early = []
+        while not answer.done():
+            if (message := self.listen(connection, 0.02)) is not None:
+                early.append(message)
+        yield answer.result()
+        yield from map(self.parse, early)
+        while True:
+            yield self.parse(self.hear(connection))
 
     def left(self) -> float:
         """Seconds to the deadline; TimeoutError if there are none."""
@@ -120,21 +154,40 @@ class Job(RemoteBackend):
 
     def hear(self, connection) -> str | bytes:
         """The server's next message."""
-        while True:
-            # In small steps: a server that sends a ping now and then would restart a long wait.
-            connection.settimeout(min(0.1, self.left()))
-            try:
-                message = connection.recv()
-            except websocket.WebSocketTimeoutException:
-                self.display.refresh()
-                continue
-            if not message:
-                raise ConnectionResetError("the server closed it")
-            return message
+        # In small steps: a server that sends a ping now and then would restart a long wait.
+        while (message := self.listen(connection, 0.1)) is None:
+            pass
+        return message
 
-    def _post(self, request, blob: bytes) -> ResponseModel:
-        headers = {
-            "ndif-api-key": self.api_key,
+    def listen(self, connection, seconds: float) -> str | bytes | None:
+        """The server's next message, if it comes within so many seconds."""
+        self.waiting.tick()
+        self.display.refresh()
+        connection.settimeout(min(seconds, self.left()))
+        try:
+            message = connection.recv()
+        except websocket.WebSocketTimeoutException:
+            return None
+        if not message:
+            raise ConnectionResetError("the server closed it")
+        return message
+
+    def sent(self, request, body: io.BytesIO) -> Future:
+        """The answer to a request that is being sent, in a thread that nothing waits for."""
+        answer: Future = Future()
+
+        def send():
+            try:
+                answer.set_result(self._post(request, body))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=send, daemon=True).start()
+        return answer
+
+    def _post(self, request, body: io.BytesIO) -> ResponseModel:
+        headers = {"ndif-api-key": self.api_key} if self.api_key else {}
+        headers |= {
             "ndif-timestamp": repr(time.time()),
             "nnsight-version": version("nnsight"),
             "python-version": sys.version,
@@ -142,7 +195,7 @@ class Job(RemoteBackend):
         answer = httpx.post(
             f"{self.host}/request",
             data={"data": request.metadata()},
-            files={"blob": ("request", blob, "application/octet-stream")},
+            files={"blob": ("request", body, "application/octet-stream")},
             headers=headers,
             timeout=self.left(),
         )
@@ -173,10 +226,6 @@ class Job(RemoteBackend):
             raise Misunderstood("a result without any value")
         return values
 
-    def without_key(self, text) -> str:
-        """In one line, whatever a server sends back: it may be what it was sent."""
-        return " ".join(str(text).replace(self.api_key, "(the key)").split())
-
 
 @contextmanager
 def explained(job: Job):
@@ -184,60 +233,8 @@ def explained(job: Job):
     try:
         yield
     except Exception as error:
-        explanation = _explanation(job, error)
-        if explanation is None:
+        told = explanation(job, error)
+        if told is None:
             raise
         # The cause would be printed too, and may quote what was sent.
-        raise explanation from (None if job.api_key in str(error) else error)
-
-
-def _explanation(job: Job, error: Exception) -> OSError | None:
-    said = job.without_key(error)
-    match error:
-        case TimeoutError() | websocket.WebSocketTimeoutException() | httpx.TimeoutException():
-            return TimeoutError(
-                f"{job.host} was not done within {job.time_limit:g} seconds (last heard: "
-                f"{job.without_key(job.heard)}); give open_model a longer time_limit, or {AGAIN}"
-            )
-        case JobError():
-            return RemoteError(_failure(job, str(error)))
-        case Misunderstood():
-            return RemoteError(
-                f"{job.host} answers what nnsight {version('nnsight')} does not understand: "
-                f"{said[:200]}; check NDIF_HOST if it is set, and nnsight.compare() for other "
-                f"versions there, or {AGAIN}"
-            )
-        case httpx.HTTPStatusError():
-            return _refusal(job, error.response.status_code, error.response.text)
-        case websocket.WebSocketBadStatusException():
-            text = (error.resp_body or b"").decode(errors="replace")
-            return _refusal(job, error.status_code, text)
-        case OSError() | ValueError() | WebSocketException() | HTTPError() | InvalidURL():
-            return ConnectionError(
-                f"{job.host} cannot be reached or the connection was lost ({said}); check the "
-                f"network, and NDIF_HOST if it is set, then {AGAIN}"
-            )
-    return None
-
-
-def _failure(job: Job, told: str) -> str:
-    if "Traceback (most recent call last)" in told:
-        return f"the job failed on {job.host}: {job.without_key(told.strip().splitlines()[-1])}"
-    return (
-        f"{job.host} did not run the job: {job.without_key(told)}; nnsight.status() lists the "
-        "models it serves"
-    )
-
-
-def _refusal(job: Job, status: int, text: str) -> OSError:
-    try:
-        text = json.loads(text)["detail"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass  # not as NDIF says it: as it stands
-    text = job.without_key(text)[:500]
-    if status == 401:
-        return PermissionError(
-            f"{job.host} refuses the key ({text}); check NDIF_API_KEY, or get another at "
-            "https://login.ndif.us"
-        )
-    return RemoteError(f"{job.host} refuses the job with HTTP status {status} ({text}); {AGAIN}")
+        raise told from (None if shows(error, job.api_key) else error)

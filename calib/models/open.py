@@ -8,28 +8,29 @@ model's own logits.
 
 from __future__ import annotations
 
-import copy
-from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
 
-import torch
 from huggingface_hub import try_to_load_from_cache
 from nnsight.modeling.transformers import TransformersModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from calib._checks import check_positive
+from calib.models._load import LABORATORY, load
 from calib.models.architectures import find_parts, logit_scale_of, rope_switch_of
 from calib.models.model import Model
 from calib.models.ndif import api_key
-from calib.models.place import device_of, dtype_of, memory_for
 from calib.models.proof import probes_of, prove
-
-LABORATORY = {name: files("calib") / "laboratory" / name for name in ("almanac", "almanac-tuned")}
 
 
 def open_model(
-    source, *, remote: bool = False, device=None, dtype=None, time_limit: float = 600
+    source,
+    *,
+    remote: bool = False,
+    device=None,
+    dtype=None,
+    tensor_parallel: bool = False,
+    time_limit: float = 600,
 ) -> Model:
     """Open a decoder-only model for reading, and check that its lens is right.
 
@@ -50,6 +51,11 @@ def open_model(
     dtype : torch.dtype or its name, optional
         By default float32 on a CPU and the checkpoint's own type elsewhere, which ``"auto"`` names
         everywhere. That of the laboratory's models is float32.
+    tensor_parallel : bool
+        Spread one model, layer by layer, over the processes that ``torchrun`` started on this
+        machine, each with a GPU of its own: for a model larger than a GPU (``pip install
+        accelerate``). All of them then run the same batches together; without it, each has a model
+        of its own, and they share batches out.
     time_limit : float
         With ``remote``: most seconds that one traced pass may take, the server's queue included.
 
@@ -63,7 +69,8 @@ def open_model(
         does not embed, logits are not finite, or the lens at the last layer differs from the
         model's own logits; the message says where. Also if the device is none of this machine's,
         or given with a loaded module. With ``remote``, if the source is no hub id, or a device or
-        dtype is given.
+        dtype is given. With ``tensor_parallel``, if there are no several processes, their number
+        does not divide the model's sizes, or it is asked for with another way to place a model.
     torch.OutOfMemoryError
         If the weights do not fit on the device.
     OSError
@@ -78,12 +85,12 @@ def open_model(
     """
     check_positive("time_limit", time_limit, 600)
     if remote:
-        _check_remote(source, device, dtype)
+        _check_remote(source, device, dtype, tensor_parallel)
         tokenizer, name = AutoTokenizer.from_pretrained(source), source
         # The task is part of the name that NDIF keeps a model under.
         traced = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
     else:
-        module, tokenizer, name = _load(source, device, dtype)
+        module, tokenizer, name = load(source, device, dtype, tensor_parallel)
         _check_module(module)
         find_parts(module)  # refuses what is unknown here before nnsight does in its words
         # Without a device, the pipeline that nnsight makes would move the module to the first GPU;
@@ -117,7 +124,7 @@ def open_model(
     return prove(model, probes)
 
 
-def _check_remote(source, device, dtype) -> None:
+def _check_remote(source, device, dtype, tensor_parallel) -> None:
     """Refuse what cannot run on NDIF, before anything is sent or downloaded."""
     if not _is_hub_id(source):
         what = "a loaded module" if isinstance(source, tuple) else f"{str(source)!r}"
@@ -130,6 +137,8 @@ def _check_remote(source, device, dtype) -> None:
             f"device is {device} and dtype is {dtype}; with remote=True both are the server's, so "
             "leave them out"
         )
+    if tensor_parallel:
+        raise ValueError("with remote=True the server spreads the model; leave out tensor_parallel")
     api_key()
 
 
@@ -141,80 +150,6 @@ def _revision(source) -> str:
     """The commit on the hub that the configuration was downloaded from, if it was."""
     found = try_to_load_from_cache(source, "config.json") if _is_hub_id(source) else None
     return Path(found).parent.name if isinstance(found, str) else ""
-
-
-def _load(source, device, dtype):
-    if isinstance(source, tuple):
-        module, tokenizer = _check_pair(source)
-        if device is not None or dtype is not None:
-            raise ValueError(
-                f"device is {device} and dtype is {dtype}; a loaded module stays as it is, so "
-                "leave them out, or call module.to(device, dtype) before"
-            )
-        # nnsight sets the padding side of the tokenizer it is given; the caller's stays untouched.
-        name = getattr(module, "name_or_path", "") or type(module).__name__
-        return module, copy.deepcopy(tokenizer), name
-    _check_path(source)
-    device = device_of(device)
-    dtype = dtype_of(dtype, device)
-    path = str(LABORATORY.get(source, source))
-    placed = {"device_map": "auto"} if device == "auto" else {}
-    way_out = "use dtype=torch.bfloat16, which takes two bytes for each weight"
-    if not placed and device.type != "cpu":
-        way_out += ', device="auto" for all GPUs together, or device="cpu"'
-    own_type = "its own type" if dtype == "auto" else dtype
-    with memory_for(f"{source} on {device} in {own_type}", way_out):
-        module, found = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, **placed
-        )
-        if not placed:
-            _move(module, device)
-    if lost := sorted(found["missing_keys"]):
-        raise ValueError(
-            f"{path} lacks {len(lost)} weights, first {lost[0]}, which would be random; check that "
-            "the checkpoint is whole, and of the architecture that its config.json names"
-        )
-    return module, AutoTokenizer.from_pretrained(path), str(source)
-
-
-def _move(module, device) -> None:
-    try:
-        module.to(device)
-    except TypeError as error:
-        raise ValueError(
-            f"{device} does not take {module.dtype} ({error}); open the model with dtype=float32"
-        ) from error
-
-
-def _check_pair(source) -> tuple:
-    """Module and tokenizer of a loaded pair, in this order."""
-    module, tokenizer = (*source, None)[:2]
-    is_pair = len(source) == 2 and isinstance(module, torch.nn.Module)
-    if not (is_pair and isinstance(tokenizer, PreTrainedTokenizerBase)):
-        kinds = ", ".join(type(part).__name__ for part in source)
-        raise TypeError(
-            f"the source is ({kinds}); a loaded pair is (module, tokenizer), both of transformers"
-        )
-    return module, tokenizer
-
-
-def _check_path(source) -> None:
-    """Refuse what is no folder here and cannot be the id of a model on the hub."""
-    if not isinstance(source, str | Path):
-        raise TypeError(
-            f"the source is a {type(source).__name__}; name a model, or pass (module, tokenizer)"
-        )
-    text, path = str(source), Path(source)
-    if source in LABORATORY or path.is_dir():
-        return
-    if path.is_file():
-        raise ValueError(
-            f"{text} is a file; a model is a folder written by save_pretrained. Load it by "
-            "transformers, a .gguf file by AutoModelForCausalLM.from_pretrained(folder, "
-            "gguf_file=name), and pass (module, tokenizer)"
-        )
-    if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "~", "/")):
-        raise ValueError(f"there is no folder {text!r} here; check the path")
 
 
 def _check_module(module) -> None:

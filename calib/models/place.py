@@ -5,20 +5,61 @@
 ==================  ===========================  ==========================
 said by the caller  what was said                what was said
 else                the CUDA GPU, or the CPU     float32 on a CPU, elsewhere
-                    where there is none          the checkpoint's own type
+                    where there is none; of      the checkpoint's own type
+                    several processes, each
+                    has a GPU of its own
 a loaded module     where it is                  the one it has
 ==================  ===========================  ==========================
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 RUNNING = threading.RLock()  # nnsight runs one trace at a time, of whatever model
+
+
+class Launch(NamedTuple):
+    """Which of the processes that were started together this one is.
+
+    Attributes
+    ----------
+    rank, size : int
+        Its place among all, on whatever machine, and how many they are.
+    local : int or None
+        Its place on its own machine, if the launcher says it; it chooses a GPU and nothing else.
+    """
+
+    rank: int
+    size: int
+    local: int | None
+
+
+def launched() -> Launch | None:
+    """Where this process stands among those a launcher started; None for a process alone.
+
+    torchrun and accelerate say it in RANK, WORLD_SIZE and LOCAL_RANK, srun in variables of its
+    *step*: SLURM_NTASKS, which a batch script has too, says nothing of this process.
+    """
+    rank, size, local = map(_number, ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if dist.is_available() and dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
+    elif (size or 0) < 2 or rank is None:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        rank, size, local = map(_number, names)
+    return None if rank is None or (size or 0) < 2 else Launch(rank, size, local)
+
+
+def _number(name: str) -> int | None:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else None
 
 
 def device_of(asked) -> torch.device | str:
@@ -27,10 +68,17 @@ def device_of(asked) -> torch.device | str:
     >>> device_of("cpu")
     device(type='cpu')
     """
-    if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    launch = launched()
     if isinstance(asked, str) and asked == "auto":
+        if launch and (launch.local or (_number("LOCAL_WORLD_SIZE") or 1) > 1):
+            raise ValueError(
+                'device is "auto", and several processes were started on this machine, each of '
+                "which would take all GPUs; leave it out, and each takes one for a copy of the "
+                "model, or start one process"
+            )
         return asked
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
     there = devices()
     try:
         device = torch.device(asked)
@@ -41,7 +89,24 @@ def device_of(asked) -> torch.device | str:
             f"device is {asked!r}; this machine has {', '.join(there)}. Leave it out for the "
             'CUDA GPU or else the CPU, or say "auto" for all GPUs together'
         )
-    return device
+    return own_gpu(launch) if launch and device == torch.device("cuda") else device
+
+
+def own_gpu(launch: Launch) -> torch.device:
+    """The GPU that one of several processes has for itself; ValueError if there is none."""
+    count, local = torch.cuda.device_count(), launch.local
+    if count == 1 and "SLURM_GPUS_PER_TASK" in os.environ:
+        local = 0  # each process sees its own alone
+    if local is None or local >= count:
+        told = "nothing says which this one is of the processes on its machine"
+        if local is not None:
+            told = f"this is process {local + 1} on a machine with {count} of them"
+        raise ValueError(
+            f"each of several processes takes a GPU of its own, and {told}; start one process for "
+            "each GPU (torchrun --nproc_per_node, srun --gpus-per-task=1), or say which with "
+            'device="cuda:0"'
+        )
+    return torch.device("cuda", local)
 
 
 def devices() -> list[str]:

@@ -1,9 +1,10 @@
 """The pass: questions and a model become a Reading, one traced pass for each batch.
 
 A value's way: :func:`read_layers` (``layers``) prepares a ``Run`` (``_run``), which plans batches
-(``_batches``), runs what their prompts have in common once (``_prefix``), traces a pass for each
-(``_forward``; ``_tree_attention`` where branches are wanted), keeps it (``_checkpoint``) and notes
-what it was made from (``_provenance``).
+(``_batches``), runs what their prompts have in common once (``_prefix``), runs a pass for each
+(``_pass``), traced in ``_forward`` (``_tree_attention`` where branches are wanted), keeps it
+(``_checkpoint``) and notes what it was made from (``_provenance``). Several processes of a launcher
+find each other (``_processes``) and share the batches out (``_shares``).
 """
 
 from calib.reading._batches import Batch, plan_batches

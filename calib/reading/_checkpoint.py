@@ -8,12 +8,14 @@ import os
 import secrets
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors.numpy import load, save
 
+LOCK = "run.lock"  # held by the run that is at work here
 PASSING = ".partial"  # of what is being written
 LEFT_BEHIND = 3600  # seconds after which nobody is writing it any more: its run was killed
 
@@ -23,8 +25,9 @@ class Checkpoint:
 
     A batch is written under a passing name, forced to the disk, and only then given its own name,
     which carries the checksum of its content: whatever interrupts a run, no file with such a name
-    is half a batch. Several processes can work in one folder at the same time. Each finds what any
-    of them has finished; where two finish the same batch, both have written the same.
+    is half a batch. The processes of one run write into one folder at the same time. Each finds
+    what any of them has finished; where two finish the same batch, both have written the same.
+    Two runs do not work in one folder: :meth:`at_work` keeps the second out.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ class Checkpoint:
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             # In this order: another process may write both files in the meantime, this one first.
-            held = any(file.suffix != PASSING for file in self.folder.iterdir())
+            names = (file for file in self.folder.iterdir() if file.name != LOCK)
+            held = any(file.suffix != PASSING for file in names)
             if held and not about.exists():
                 raise ValueError(
                     f"{self.folder} holds files but no run.json, so it is no run to resume; "
@@ -73,6 +77,37 @@ class Checkpoint:
                     f"{about}: the run was begun with {name} = {found.get(name)!r}, this run has "
                     f"{settings.get(name)!r}; name another folder or use the same settings"
                 )
+
+    @contextmanager
+    def at_work(self):
+        """Keep other runs out of the folder; one process of a run does it for all of them.
+
+        The system lets go of the lock of a process that was killed. Where it has no locks, or the
+        folder cannot be written, nobody is kept out.
+
+        Raises
+        ------
+        ValueError
+            If another run is at work here.
+        """
+        lock = FileLock(self.folder / LOCK, blocking=False, fallback_to_soft=False)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock)
+            except Timeout:
+                raise ValueError(
+                    f"another run is at work in {self.folder}; wait until it has ended, or name "
+                    "another folder. To share one run out over several processes, start them "
+                    "together: torchrun --nproc_per_node 2 ..."
+                ) from None
+            except (OSError, NotImplementedError):
+                pass
+            yield
+
+    def finished(self) -> set[int]:
+        """Numbers of the batches that are there, whether or not they are unaltered."""
+        files = self.folder.glob(f"{'[0-9]' * 6}*-*.safetensors")
+        return {int(file.name.partition("-")[0]) for file in files}
 
     def read(self, number: int) -> dict[str, np.ndarray] | None:
         """A finished batch, or None. One that is truncated or altered is named and dropped."""

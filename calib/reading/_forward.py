@@ -29,6 +29,8 @@ from calib.models.logit_lens import finish
 from calib.models.model import Model
 from calib.reading._provenance import digest_of
 
+NOTHING = 1e-3  # of a push's length: what rounding may make of none
+
 
 @dataclass(frozen=True)
 class Push:
@@ -82,19 +84,20 @@ def read_streams(model: Model, prompts, tokens, keep=(), prefix=None, push=None,
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, plain, linear = model.tuple_output, model.plain_head, torch.nn.functional.linear
+    step = model.at_once
     pushed, vector, everywhere = (push.layer, push.vector, push.everywhere) if push else [None] * 3
     matrices, shifts = (lens.matrices, lens.shifts) if lens else [None] * 2
     with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
-        home = layers[0].input.device
+        # Read once into a name: in a server's sandbox, each reading is another copy.
+        hidden = layers[0].input  # [batch, tokens, d_model]
+        home = hidden.device
         if plain:
             weight = unembedding.weight[tokens]  # [options, d_model]
             bias = None if unembedding.bias is None else unembedding.bias[tokens]
             home = weight.device
         stream = []
         for ell in range(len(layers) + 1):
-            if ell == 0:
-                hidden = layers[0].input  # [batch, tokens, d_model]
-            else:
+            if ell > 0:
                 output = layers[ell - 1].output
                 hidden = output[0] if in_tuple else output
             # A large model's layers are spread over several devices; here, nothing is copied.
@@ -111,13 +114,42 @@ def read_streams(model: Model, prompts, tokens, keep=(), prefix=None, push=None,
             read = (stream.to(matrices) + turned).to(stream)
         if plain:
             logits = linear(norm(read).to(home), weight, bias)
-        else:  # the whole vocabulary, for one layer at a time
-            logits = torch.stack([unembedding(norm(one))[:, tokens] for one in read])
+        else:  # the whole vocabulary, for some of the vectors at a time
+            parts = norm(read).flatten(0, 1).split(step)
+            logits = torch.cat([unembedding(some)[:, tokens] for some in parts])
+            logits = logits.unflatten(0, read.shape[:2])
         logits = logits.transpose(0, 1)
         # From a server: no views of something larger, or that would come along.
         logits, kept = logits.detach().cpu().save(), stream[keep].detach().cpu().save()
     streams = {f"residuals.{ell}": kept[i] for i, ell in enumerate(keep)}
     return {"logits": finish(logits, model.logit_scale, model.soft_cap)} | streams
+
+
+def try_pushes(model: Model):
+    """Layers, pushes, tokens and what a probe then says of them, ``[pushes, tokens]``; tried once.
+
+    ValueError if a push gets lost: what was pushed was a copy, as where a block runs in a server's
+    sandbox and reads a value twice.
+    """
+    return model.fact("pushes", lambda: _pushed_probe(model))
+
+
+def _pushed_probe(model: Model):
+    prompts, layers, end = [list(model.probe[-5:])], [0, model.n_layers // 2], model.n_layers
+    tokens = list(range(min(64, model.vocabulary)))
+    still = read_streams(model, prompts, tokens, [*layers, end])
+    # As long as half of the stream, and in another direction.
+    vectors = torch.cat([still[f"residuals.{ell}"] for ell in layers]).float().roll(1, dims=1) / 2
+    pushes = [Push(*push) for push in zip(layers, vectors, strict=True)]
+    pushed = [read_streams(model, prompts, tokens, [end], push=push) for push in pushes]
+    for push, found in zip(pushes, pushed, strict=True):
+        moved = found[f"residuals.{end}"].float() - still[f"residuals.{end}"].float()
+        if not moved.norm() > NOTHING * push.vector.norm():
+            raise ValueError(
+                f"a push at layer {push.layer} of {model.name} does not reach its last layer: the "
+                "residual stream cannot be changed where it runs, so nothing can be steered"
+            )
+    return layers, vectors, tokens, torch.stack([found["logits"][0, -1] for found in pushed])
 
 
 def pad_right(prompts, device, prefix=None):

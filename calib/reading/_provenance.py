@@ -46,7 +46,12 @@ def fingerprint(module) -> str:
 
 
 def plain_tensors(tensor) -> list[torch.Tensor]:
-    """What a quantized weight is made of, if it is a wrapper; else the tensor itself."""
+    """What a quantized weight is made of, if it is a wrapper; else the tensor itself.
+
+    One that is spread over processes is put together: all of them have to ask for it.
+    """
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
     if not is_traceable_wrapper_subclass(tensor):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()

@@ -7,51 +7,28 @@
               ──> arrays [questions, ...]
 
 Batches, their order and what is drawn in them are settled before the first one runs. So any of
-them can be run anywhere, in any order, and found again under its number.
+them can be run anywhere, in any order, and found again under its number: by the next start, where
+one was interrupted, or by any of several processes (``_processes``, ``_shares``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
 from calib.models.model import Model
-from calib.models.place import memory_for
 from calib.questions import check_questions, options_per_question
 from calib.questions.prompts import prepare
 from calib.reading._batches import Batch, plan_batches
-from calib.reading._checkpoint import Checkpoint
 from calib.reading._fields import absent_options
-from calib.reading._prefix import can_share, run_prefix
+from calib.reading._pass import Pass, check_batch, one_by_one
+from calib.reading._prefix import can_share
+from calib.reading._processes import Processes
 from calib.reading._provenance import digest_of, provenance_of
-
-
-class Part(NamedTuple):
-    """What a pass is given: the prompts of one batch.
-
-    Attributes
-    ----------
-    rows : list of int
-        Their places among all prompts.
-    prompts : list of int array ``[tokens]``
-        Token ids; with a prefix, what follows it.
-    prefix : transformers Cache or None
-        Keys and values of what all of them begin with.
-    """
-
-    rows: list[int]
-    prompts: list[np.ndarray]
-    prefix: Any
-
-
-# From a batch to tensors, or arrays of numbers, ``[batch, ...]`` by name.
-Pass = Callable[[Part], dict[str, Any]]
+from calib.reading._shares import kept_batches, run_share
 
 
 @dataclass(frozen=True)
@@ -134,13 +111,12 @@ class Run:
         resume : str or Path, optional
             A folder that keeps the finished batches.
         settings : dict, optional
-            What the results depend on, as JSON can hold it: a folder of others is refused.
+            What the results depend on, as JSON can hold it: a folder of others is refused, and so
+            are processes of others. Of itself, the run knows model, questions and prompts.
         """
-        checkpoint = None
-        if resume is not None:
-            plan = [np.array([batch.shared, *batch.rows]) for batch in batches]
-            checkpoint = Checkpoint(resume, (settings or {}) | {"batches": digest_of(plan)})
-        return run_batches(self.model, self.prompts, batches, forward, checkpoint)
+        return run_batches(
+            self.model, self.prompts, batches, forward, resume=resume, settings=settings
+        )
 
 
 def run_batches(
@@ -148,79 +124,56 @@ def run_batches(
     prompts: list[np.ndarray],
     batches: list[Batch],
     forward: Pass,
-    checkpoint: Checkpoint | None = None,
     *,
+    resume=None,
+    settings: dict | None = None,
     doing: str = "reading",
 ) -> dict[str, np.ndarray]:
-    """Arrays ``[prompts, ...]`` by name: of each batch as the checkpoint has it, or of its pass.
+    """Arrays ``[prompts, ...]`` by name: of each batch as the folder has it, or of its pass.
+
+    Processes that a launcher started together share the batches out, and each of them ends with
+    all arrays.
 
     Raises
     ------
     ValueError
         If a batch comes back with other names or shapes than the first, or with numbers that are
-        not finite.
+        not finite; if the folder is another run's, or the processes ask for different things.
+    ConnectionError
+        If another process has ended.
     torch.OutOfMemoryError
         If a batch does not fit into memory.
     """
+    plan = digest_of([np.array([batch.shared, *batch.rows]) for batch in batches])
+    settings = (settings or {}) | {"batches": plan}
+    asked = {"task": doing, "prompts": digest_of(prompts)} | settings
     results: dict[str, np.ndarray] = {}
-    prefix, ids = None, ()
-    progress = tqdm(total=len(prompts), desc=doing, unit="question", delay=5)
-    with model.running(), progress:
+    run_one = one_by_one(model, prompts, batches, forward, resume)
+    with (
+        model.running(),
+        Processes() as processes,
+        kept_batches(processes, model, resume, settings, asked) as checkpoint,
+        tqdm(total=len(prompts), desc=doing, unit="question", delay=5, disable=processes.rank > 0)
+        as progress,
+    ):  # fmt: skip
+        if processes.size > 1:
+            run_share(processes, model.spread, batches, prompts, run_one, checkpoint, progress)
         for number, batch in enumerate(batches):
-            rows, shared = list(batch.rows), batch.shared
+            rows = list(batch.rows)
             found = checkpoint.read(number) if checkpoint else None
-            if new := found is None:
-                with memory_for(*_told(model, batch, checkpoint)):
-                    if shared and not np.array_equal(ids, prompts[rows[0]][:shared]):
-                        prefix, ids = None, prompts[rows[0]][:shared]  # free the last one first
-                        prefix = run_prefix(model, [ids])
-                    rest = [prompts[i][shared:] for i in rows]
-                    found = forward(Part(rows, rest, prefix if shared else None))
-                    found = {name: as_array(some) for name, some in found.items()}
-            check_batch(found, rows, results)
-            if checkpoint and new:
-                checkpoint.write(number, found)
+            if found is not None:
+                check_batch(found, rows, results)
+            else:
+                found = run_one(number, results)
+                if checkpoint:
+                    checkpoint.write(number, found)
             for name, some in found.items():
                 if name not in results:
                     results[name] = np.empty((len(prompts), *some.shape[1:]), some.dtype)
                 results[name][rows] = some
-            progress.update(len(rows))
+            progress.update(len(rows) if processes.size == 1 else 0)
+        processes.part()
     return results
-
-
-def _told(model, batch, checkpoint) -> tuple[str, str]:
-    """What to say of a batch that does not fit into memory."""
-    n, smallest = len(batch.rows), batch.room // len(batch.rows)
-    way_out = f"use batch_tokens={max(batch.room // 2, smallest)} or fewer"
-    if n == 1:
-        way_out = (
-            "ask for fewer shots, samples, branches or neurons, or leave out the longest prompt"
-        )
-    if model.device.type != "cpu":
-        way_out += ', or open the model with dtype=torch.bfloat16 or device="auto"'
-    if checkpoint:
-        way_out += f". The finished batches stay in {checkpoint.folder}, for the same settings"
-    return f"a batch of {n} prompts, {batch.room} tokens, on {model.device}", way_out
-
-
-def as_array(some) -> np.ndarray:
-    """A tensor as an array, of float32 whatever the model computes in; an array as it is."""
-    return some.float().cpu().numpy() if isinstance(some, torch.Tensor) else some
-
-
-def check_batch(found: dict, rows, results: dict) -> None:
-    """Refuse arrays that are not those of these questions, or not finite; ``results`` so far."""
-    shapes = {name: array.shape for name, array in found.items()}
-    wanted = {name: (len(rows), *array.shape[1:]) for name, array in (results or found).items()}
-    if not found or shapes != wanted:
-        raise ValueError(f"a batch came back with the arrays {shapes}; they must be {wanted}")
-    for name, array in found.items():
-        if not (finite := np.isfinite(array).reshape(len(rows), -1).all(axis=1)).all():
-            at = int(finite.argmin())
-            raise ValueError(
-                f"{name} of question {rows[at]} are not finite: the model overflows; open it with "
-                "dtype=torch.float32 or torch.bfloat16, or use smaller pushes"
-            )
 
 
 def check_model(model) -> None:

@@ -36,13 +36,13 @@ from torch.utils._pytree import tree_map
 
 from calib.models.logit_lens import finish
 from calib.models.model import Model
-from calib.reading._forward import pad_right, read_streams
+from calib.reading._forward import pad_right, read_streams, try_pushes
 from calib.reading._prefix import has_only_attention
 
 MOST = 512  # branches per pass; beyond, their attention mask outgrows what sharing the prompt saves
 
 
-def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=False):
+def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=False, basis=None):
     """The last layer of every branch of each prompt, in one traced pass.
 
     Parameters
@@ -59,6 +59,9 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
         Of :func:`calib.reading._prefix.run_prefix`.
     keep : bool
         Whether to return the residual streams too.
+    basis : tensor ``[n, d_model]``, optional
+        What the ``vectors`` are made of; they are then ``[batch, branches, n]``, so many of each.
+        To a server that is less to send.
 
     Returns
     -------
@@ -74,8 +77,11 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
     # Bound here so that the traced block ships nothing but tensors, numbers and envoys.
     blocks, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     in_tuple, linear, on_every = model.tuple_output, torch.nn.functional.linear, tree_map
-    plain = model.plain_head
+    plain, step = model.plain_head, model.at_once
+    basis = None if basis is None else basis.to(model.device)
     with torch.no_grad(), model.trace(**inputs, **model.last_only, use_cache=False):
+        if basis is not None:
+            vectors = vectors @ basis
         if plain:
             weight = unembedding.weight[tokens]  # [options, d_model]
             bias = None if unembedding.bias is None else unembedding.bias[tokens]
@@ -90,7 +96,9 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
                 return value[:n] if value.ndim == 1 else value[:, :n]
 
             if ell == 0:
-                block.input[:, n_prompt:n] += vectors[..., : bounds[1], :].to(block.input)
+                # Read once into a name: in a server's sandbox, each reading is another copy.
+                first = block.input
+                first[:, n_prompt:n] += vectors[..., : bounds[1], :].to(first)
             block.inputs = on_every(cut, block.inputs)
             output = block.output
             hidden = output[0] if in_tuple else output
@@ -102,8 +110,10 @@ def read_tree(model: Model, prompts, tokens, layers, vectors, prefix=None, keep=
         if plain:
             stream = stream.to(weight.device)
             logits = linear(norm(stream).to(weight.device), weight, bias)
-        else:  # the whole vocabulary, for one prompt at a time
-            logits = torch.stack([unembedding(norm(one))[:, tokens] for one in stream])
+        else:  # the whole vocabulary, for some of the vectors at a time
+            parts = norm(stream).flatten(0, 1).split(step)
+            logits = torch.cat([unembedding(some)[:, tokens] for some in parts])
+            logits = logits.unflatten(0, stream.shape[:2])
         logits = logits.detach().cpu().save()
         kept = ([stream.detach().cpu()] if keep else []).save()
     logits = finish(logits, model.logit_scale, model.soft_cap)
@@ -157,8 +167,9 @@ def chunks(items, size: int) -> list:
 def can_branch(model: Model, prompt) -> bool:
     """Whether branches are right for this model and prompts up to this one's length.
 
-    Asked of the model, once for a prompt, not of a list: three branches that are not pushed must
-    say what the prompt itself says. Where positions cannot be given (ALiBi), or layers do more than
+    Asked of the model, not of a list: once for a prompt, three branches that are not pushed must
+    say what the prompt itself says; once for the model, branches that are pushed must say what the
+    model says when it is pushed. Where positions cannot be given (ALiBi), or layers do more than
     attend, there is nothing to ask; a sliding window shorter than the prompt shows here.
     """
     return model.fact(("can branch", *prompt), lambda: _branches_alike(model, prompt))
@@ -175,4 +186,12 @@ def _branches_alike(model: Model, prompt) -> bool:
     layers = [0, 0, model.n_layers // 2]
     branches = read_tree(model, [prompt], [0, 1], layers, still)["logits"][0]
     own = read_streams(model, [prompt], [0, 1])["logits"][0, -1]
-    return bool((branches - own).abs().max() <= model.tolerance * own.abs().max())
+    if not (branches - own).abs().max() <= model.tolerance * own.abs().max():
+        return False
+    return model.fact("branches are pushed", lambda: _pushed_alike(model))
+
+
+def _pushed_alike(model: Model) -> bool:
+    layers, vectors, tokens, said = try_pushes(model)
+    branches = read_tree(model, [list(model.probe[-5:])], tokens, layers, vectors)["logits"][0]
+    return bool((branches - said).abs().max() <= model.tolerance * said.abs().max())

@@ -10,7 +10,7 @@ from datasets import Dataset
 from calib._checks import check_count
 from calib.models.model import Model
 from calib.reading._fields import posterior_of
-from calib.reading._forward import read_streams
+from calib.reading._forward import read_streams, try_pushes
 from calib.reading._run import Run, check_model
 from calib.reading.reading import Reading
 
@@ -92,6 +92,7 @@ def read_layers(
     batches = run.plan(batch_tokens, share=not (push and push.everywhere))
     provenance = run.provenance()
     if push:
+        try_pushes(model)
         provenance["push"] = push.describe()
     if lens:
         provenance["lens"] = lens.describe()

@@ -15,10 +15,12 @@ from datasets import Dataset
 
 from calib.analysis.phases import evolve
 from calib.models.model import Model
+from calib.models.ndif import NotServed, RemoteError
 from calib.models.open import LABORATORY, open_model
 from calib.models.place import device_of, dtype_of
 from calib.questions.load import load_questions
 from calib.questions.prompts import build_prompts
+from calib.reading._processes import in_all
 from calib.reading.layers import read_layers
 from calib.reading.reading import Reading
 from calib.report._faults import (
@@ -47,12 +49,14 @@ def write_report(
     remote: bool = False,
     device: str | None = None,
     dtype: str | None = None,
+    tensor_parallel: bool = False,
     batch_tokens: int = 8192,
     command: str = "",
 ) -> tuple[Path, str]:
     """Read a model, measure it at every layer, and write ``index.html`` and ``reading/``.
 
-    Interrupted and asked for again, it goes on with the question where it was.
+    Interrupted and asked for again, it goes on with the question where it was. Of several processes
+    that a launcher started, all read, and the first writes.
 
     Parameters
     ----------
@@ -68,7 +72,7 @@ def write_report(
         Exemplars before each question, 0 to 5.
     seed : int
         Of the subset of questions, of the bootstrap and of all other draws.
-    remote, device, dtype
+    remote, device, dtype, tensor_parallel
         As :func:`calib.open_model` takes them.
     batch_tokens : int
         As :func:`calib.read_layers` takes it.
@@ -79,7 +83,7 @@ def write_report(
     -------
     page : Path
     finding : str
-        One sentence.
+        One sentence; of several processes, none but the first has one.
 
     Raises
     ------
@@ -96,21 +100,26 @@ def write_report(
     """
     name = Path(source).resolve().name if is_folder(source) else source
     out = Path(out or "report-" + re.sub(r"[^\w.-]+", "-", name))
-    check_out(out)
-    check_source(source)
-    if not remote:
+    page = out / "index.html"
+    with in_all(InputFault, stay=tensor_parallel) as processes:
+        if processes.rank == 0:  # what the others write there would be in its way
+            check_out(out)
+        check_source(source)
+        if not (remote or tensor_parallel):
+            with input_faults():
+                dtype_of(dtype, device_of(device))
+        questions = questions or ("almanac" if source in LABORATORY else "mmlu")
+        rows = _load(questions, category, limit, seed)
         with input_faults():
-            dtype_of(dtype, device_of(device))
-    questions = questions or ("almanac" if source in LABORATORY else "mmlu")
-    rows = _load(questions, category, limit, seed)
-    with input_faults():
-        build_prompts(rows, shots)  # a subject may lack exemplars
-    model = _open(source, remote=remote, device=device, dtype=dtype)
+            build_prompts(rows, shots)  # a subject may lack exemplars
+        where = {"remote": remote, "device": device, "dtype": dtype}
+        model = _open(source, tensor_parallel=tensor_parallel, **where)
     how = {"shots": shots, "batch_tokens": batch_tokens, "resume": out / RUN}
     with input_faults():  # a prompt too long for the model, letters its tokenizer splits
         reading = read_layers(model, rows, **how)
+    if processes.rank > 0:
+        return page, ""
 
-    page = out / "index.html"
     with writing(out):
         page.unlink(missing_ok=True)  # a former one never stands beside a new reading
         reading.save(out / "reading")
@@ -171,8 +180,12 @@ def _open(source: str, **where) -> Model:
     try:
         return open_model(source, **where)
     except Exception as error:
-        message = f"model {source!r} cannot be opened ({one_line(error)})"
-        if isinstance(error, OSError) and source not in LABORATORY and not is_folder(source):
+        ours = isinstance(error, (PermissionError, ConnectionError, TimeoutError, RemoteError))
+        of_server = where["remote"] and ours
+        told = str(error) if of_server else one_line(error)
+        message = f"model {source!r} cannot be opened ({told})"
+        unknown = isinstance(error, NotServed if of_server else OSError)
+        if unknown and source not in LABORATORY and not is_folder(source):
             message += (
                 "; it is no folder here: if it is on the hub, check its spelling, the network "
                 "and, for a model behind a gate, that you are logged in"

@@ -22,6 +22,7 @@ from calib.questions import check_questions
 from calib.questions.prompts import format_open_question, tokenize
 from calib.reading._batches import Batch, equal_lengths
 from calib.reading._forward import pad_right
+from calib.reading._provenance import digest_of
 from calib.reading._run import run_batches
 
 
@@ -42,10 +43,7 @@ class Samples:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each sample is the right answer word for word, bool ``[questions, samples]``.
-
-        A sample cut off at ``max_tokens`` is judged by what was drawn of it.
-        """
+        """Whether each sample is the right answer word for word, bool ``[questions, samples]``."""
         return self.answers == self.labels_text[:, None]
 
 
@@ -115,7 +113,8 @@ def sample_answers(
             f"temperature is {temperature}; it must be positive and finite: for the most probable "
             "word alone take a small one, such as 1e-6"
         )
-    model.require_weights("a server keeps no keys and values from one token to the next")
+    if model.remote:
+        model.require_weights("a server keeps no keys and values from one token to the next")
     if not model.pads:
         raise ValueError(
             f"in {model.name} a prompt changes what is read of others or of itself, so that no "
@@ -133,10 +132,10 @@ def sample_answers(
     def forward(part):
         return {"drawn": draw_answers(model, part.prompts, uniforms[part.rows], temperature)}
 
-    drawn = run_batches(model, prompts, batches, forward, doing="sampling")["drawn"]
-    answers = _texts(model.tokenizer, drawn)
+    asked = {"temperature": temperature, "uniforms": digest_of([uniforms])}
+    drawn = run_batches(model, prompts, batches, forward, settings=asked, doing="sampling")["drawn"]
     labels = [normalise(row["choices"][row["answer"]]) for row in questions]
-    return Samples(answers=answers.astype(str), labels_text=np.array(labels))
+    return Samples(_texts(model.tokenizer, drawn).astype(str), labels_text=np.array(labels))
 
 
 def normalise(text: str) -> str:

@@ -61,7 +61,7 @@ def gradient_direction(
     >>> gradient_direction(open_model("almanac-tuned"), questions, 7, max_steps=3).layer
     7
     """
-    model.require_rows("a direction is trained where they are")
+    model.require_rows("a direction is trained by gradients, which a server does not compute")
     if not can_share(model):
         raise ValueError(
             f"{model.architecture} keeps more of earlier tokens than keys and values, so its last "

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from calib._checks import check_real
 from calib.models.model import Model
-from calib.reading._forward import Push, read_streams
+from calib.reading._forward import Push, read_streams, try_pushes
 from calib.reading._provenance import digest_of
 from calib.reading._run import Run, check_model
 from calib.reading._tree_attention import at_once, chunks, read_tree
@@ -129,6 +129,7 @@ def read_branches(
     run = Run.prepare(model, questions, shots, exemplars)
     step = 0 if everywhere else at_once(model, run.longest, len(branches), batch_tokens)
     batches = run.plan(batch_tokens, share=not everywhere, beside=step)
+    try_pushes(model)
 
     def forward(part):
         if step:

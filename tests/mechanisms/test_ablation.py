@@ -1,7 +1,5 @@
 """Ablation against the model's own passes with the neurons held, and a planted one on paper."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -26,7 +24,7 @@ from support.planted_neuron import (
 )
 
 from calib import build_prompts, open_model, read_layers
-from calib.mechanisms import Ablation, ablate_neurons, describe_neurons, read_activations
+from calib.mechanisms import Ablation, _changes, ablate_neurons, describe_neurons, read_activations
 from calib.mechanisms import ablation as ablation_module
 
 GROUPS = [(3,), (0, 95, 17, 40), tuple(range(50, 90))]
@@ -41,13 +39,13 @@ def questions():
 @pytest.fixture
 def passes(monkeypatch):
     """How many prompts and branches went through each pass that had branches."""
-    made, read_tree = [], ablation_module.read_tree
+    made, read_tree = [], _changes.read_tree
 
-    def watched(model, prompts, tokens, layers, vectors, prefix=None, keep=False):
+    def watched(model, prompts, tokens, layers, vectors, prefix=None, keep=False, basis=None):
         made.append((len(prompts), len(layers), prefix is not None))
-        return read_tree(model, prompts, tokens, layers, vectors, prefix, keep)
+        return read_tree(model, prompts, tokens, layers, vectors, prefix, keep, basis)
 
-    monkeypatch.setattr(ablation_module, "read_tree", watched)
+    monkeypatch.setattr(_changes, "read_tree", watched)
     return made
 
 
@@ -445,12 +443,6 @@ def test_what_read_layers_refuses_is_refused(settings, message, unused, question
 def test_groups_that_are_none_are_refused(groups, unused, questions):
     with pytest.raises(TypeError, match=r"it must be groups of neurons' numbers, such as \[\[0,"):
         ablate_neurons(unused, questions, 2, np.zeros(96), groups)
-
-
-def test_a_remote_model_is_refused(questions):
-    away = replace(opened("llama"), remote=True)
-    with pytest.raises(ValueError, match=r"are on the server, .*; open the model here"):
-        ablate_neurons(away, questions, 3, np.zeros(96))
 
 
 def test_a_mixture_of_experts_has_no_one_basis_of_neurons(questions):

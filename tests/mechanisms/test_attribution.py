@@ -1,7 +1,5 @@
 """A attribution against the lens, against hooks, and a planted model's worked on paper."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas
 import pytest
@@ -49,9 +47,9 @@ def prefixes(monkeypatch):
     """How many prompts each pass read, and whether after a prefix."""
     made, read_writes = [], attribution_module.read_writes
 
-    def watched(model, prompts, blocks, start, end, prefix=None):
+    def watched(model, prompts, blocks, start, end, prefix=None, readout=None):
         made.append((len(prompts), prefix is not None))
-        return read_writes(model, prompts, blocks, start, end, prefix)
+        return read_writes(model, prompts, blocks, start, end, prefix, readout)
 
     monkeypatch.setattr(attribution_module, "read_writes", watched)
     return made
@@ -290,11 +288,6 @@ def test_layers_that_are_no_steps_are_refused(start, end, shown, questions):
     message = f"start is {start} and end is {shown}; they must be layers, from 0 to 3, and the firs"
     with pytest.raises(ValueError, match=message):
         read_attribution(opened("llama"), questions, start, end)
-
-
-def test_a_remote_model_is_refused(questions):
-    with pytest.raises(ValueError, match=r"are on the server, .*; open the model here"):
-        read_attribution(replace(opened("llama"), remote=True), questions)
 
 
 def test_what_read_layers_refuses_is_refused(questions):

@@ -1,7 +1,5 @@
 """What is written inside a block, against hooks on a module that calib never saw."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from support.architectures import CONFIGS, D_MODEL, N_LAYERS, TOKENIZER, _llama
@@ -146,11 +144,6 @@ def test_blocks_may_differ():
 
 
 # What is refused
-
-
-def test_a_remote_model_is_refused():
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM are on the server, .* the model here"):
-        find_blocks(replace(opened("llama"), remote=True))
 
 
 def test_a_block_without_attention_is_refused():

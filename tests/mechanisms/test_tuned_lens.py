@@ -1,7 +1,6 @@
 """The tuned lens: what is known by hand, what plain torch says, and what is refused."""
 
 import string
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -562,11 +561,6 @@ def test_twenty_to_train_on_and_twenty_to_stop_by_are_enough():
     assert (lens.fit.tuned_lens <= lens.fit.logit_lens).all()
     with pytest.raises(ValueError, match="19 of 39 questions are left to train on"):
         fit_tuned_lens(model, questions_of(texts(39)), held_out=0.5)
-
-
-def test_a_remote_model_is_refused_before_any_question_is_asked(unused, calibration):
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM are on the server, .* open the model"):
-        fit_tuned_lens(replace(unused, remote=True), calibration)
 
 
 def test_a_lens_is_saved_and_loaded(tmp_path, unused):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, OlmoConfig
 
 from calib import lens, open_model
 from calib.mechanisms import Readout, readout_of
-from calib.mechanisms.unembedding import take_apart
+from calib.mechanisms.unembedding import norm_of
 from calib.models.model import TOLERANCE
 from calib.questions import option_tokens
 
@@ -141,8 +141,10 @@ def test_a_large_epsilon_is_in_the_gain_too():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gain_and_offset_are_the_norms_weights(name):
-    norm, unembedding = norm_and_unembedding(opened(name))
-    gain, offset, *_ = take_apart(norm, D_MODEL, unembedding.weight)
+    model = opened(name)
+    norm, _ = norm_and_unembedding(model)
+    found = norm_of(model, model.part("norm"), "the final norm")
+    gain, offset = found.gain, found.offset
     weight = norm.weight.detach()
     assert_close(gain, weight + 1 if name.startswith("gemma") else weight, rtol=0, atol=1e-5)
     bias = getattr(norm, "bias", None)
@@ -257,9 +259,9 @@ def test_contrasts_by_hand():
 # Refusals
 
 
-def test_a_remote_model_is_refused():
+def test_the_whole_vocabulary_of_a_remote_model_is_refused():
     model = replace(planted_model(), remote=True, name="far/away")
-    with pytest.raises(ValueError, match="weights of far/away are on the server, and its readout"):
+    with pytest.raises(ValueError, match=r"of far/away are on the server, .*: name tokens; open"):
         readout_of(model)
 
 
@@ -295,9 +297,10 @@ OTHER_NORMS = {
 
 @pytest.mark.parametrize("norm", OTHER_NORMS)
 def test_a_norm_that_is_neither_is_refused(norm):
-    model = opened("llama")
-    readout_of(model)
-    model.module.model.norm = OtherNorm(OTHER_NORMS[norm])
+    module = random_module("llama")
+    readout_of(open_model((module, TOKENIZER)))
+    module.model.norm = OtherNorm(OTHER_NORMS[norm])
+    model = open_model((module, TOKENIZER))
     message = r"LlamaForCausalLM \(.*\): the final norm model.norm is neither a LayerNorm nor"
     with pytest.raises(ValueError, match=message):
         readout_of(model)
@@ -305,8 +308,9 @@ def test_a_norm_that_is_neither_is_refused(norm):
 
 @pytest.mark.parametrize("norm", [torch.nn.LayerNorm, torch.nn.RMSNorm])
 def test_another_layer_norm_or_rms_norm_is_taken(norm):
-    model = opened("llama")
-    model.module.model.norm = norm(D_MODEL, eps=0.01)
+    module = random_module("llama")
+    module.model.norm = norm(D_MODEL, eps=0.01)
+    model = open_model((module, TOKENIZER))
     readout = readout_of(model)
     assert readout.centres == (norm is torch.nn.LayerNorm)
     assert readout.epsilon == pytest.approx(0.01, rel=1e-3)

@@ -15,6 +15,7 @@ from support.architectures import TOKENIZER, random_module
 from support.second_device import AWAY, ELSEWHERE, poorer
 
 from calib import load_questions, open_model, read_layers
+from calib.models.place import device_of, launched
 from calib.sampling import sample_answers
 from calib.steering import gradient_direction
 
@@ -74,6 +75,97 @@ def test_a_loaded_module_is_not_told_where_to_be(settings):
 def test_a_time_limit_is_a_number_above_zero(wrong):
     with pytest.raises((TypeError, ValueError), match="time_limit is"):
         open_model("almanac", time_limit=wrong)
+
+
+# Of several processes
+
+LAUNCHERS = {
+    "alone": ({}, None),
+    "torchrun": ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, (9, 16, 1)),
+    "torchrun of one": ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
+    "by hand": ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2, None)),
+    "srun": (
+        {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}, (5, 8, 1),
+    ),
+    "a batch script": ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, None),
+    "a shell of srun": (
+        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, None,
+    ),
+    "torchrun under srun": (
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0",
+         "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, (9, 16, 1),
+    ),
+    "no numbers": ({"RANK": "first", "WORLD_SIZE": "2"}, None),
+}  # fmt: skip
+
+
+def launch(monkeypatch, said):
+    for name in [name for name in os.environ if "RANK" in name or name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_says_which_process_this_is(launcher, monkeypatch):
+    said, expected = LAUNCHERS[launcher]
+    launch(monkeypatch, said)
+    assert launched() == expected
+
+
+def with_gpus(monkeypatch, count):
+    """As on a machine with so many GPUs of CUDA."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    found = torch.device("cuda") if count else None
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("said", "gpus", "asked", "expected"),
+    [
+        ({}, 2, None, "cuda"),
+        ({}, 2, "cuda", "cuda"),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, 8, None, "cuda:1"),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, 8, "cuda", "cuda:1"),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, 8, "cuda:0", "cuda:0"),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, 8, "cpu", "cpu"),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, 0, None, "cpu"),
+        (LAUNCHERS["srun"][0], 2, None, "cuda:1"),
+        (LAUNCHERS["srun"][0] | {"SLURM_GPUS_PER_TASK": "1"}, 1, None, "cuda:0"),
+    ],
+)
+def test_each_process_takes_a_gpu_of_its_own(said, gpus, asked, expected, monkeypatch):
+    launch(monkeypatch, said)
+    with_gpus(monkeypatch, gpus)
+    assert device_of(asked) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "2"}, "process 3 on a machine with 2 of"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, "nothing says which this one is"),
+    ],
+)
+def test_no_gpu_is_shared_in_silence(said, words, monkeypatch):
+    launch(monkeypatch, said)
+    with_gpus(monkeypatch, 2)
+    with pytest.raises(ValueError, match=f"takes a GPU of its own, and .*{words}.*device="):
+        device_of(None)
+
+
+@pytest.mark.parametrize(
+    "said", [{"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, {"LOCAL_RANK": "1"}]
+)
+def test_two_processes_on_a_machine_do_not_both_take_all_gpus(said, monkeypatch):
+    launch(monkeypatch, {"RANK": "4", "WORLD_SIZE": "8"} | said)
+    with pytest.raises(ValueError, match='device is "auto", and several processes were started'):
+        open_model("almanac", device="auto")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # one on each machine
+    assert device_of("auto") == "auto"
 
 
 # In which type

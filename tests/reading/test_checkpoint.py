@@ -1,8 +1,10 @@
 """Runs that survive: killed at every kind of moment, damaged on the disk, out of room."""
 
+import errno
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,9 +13,9 @@ import warnings
 import numpy as np
 import pytest
 from support.architectures import TOKENIZER, random_module
-from support.killed import SETTINGS, read, read_and_die, read_beside
+from support.killed import SETTINGS, read, read_and_die
 
-from calib import Reading, load_questions, open_model, read_layers
+from calib import load_questions, open_model, read_layers
 from calib.reading._checkpoint import Checkpoint, checksum
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -87,23 +89,32 @@ def test_a_run_killed_again_and_again_gets_there(tmp_path, whole):
     same(read(folder), whole)
 
 
-def test_three_processes_in_one_folder_end_alike(tmp_path, whole):
-    barrier = PROCESSES.Barrier(3)
-    ends = [tmp_path / f"end{i}" for i in range(3)]
-    beside = [
-        PROCESSES.Process(target=read_beside, args=(tmp_path / "run", end, barrier)) for end in ends
-    ]
-    for process in beside:
-        process.start()
-    for process in beside:
-        process.join(240)
-    assert [process.exitcode for process in beside] == [0, 0, 0]
-    for end in ends:
-        same(Reading.load(end), whole)
-    files = {file.name for file in (tmp_path / "run").iterdir()}
-    numbers = {name[:6] for name in files}
-    assert len(files) == len(numbers) >= 11  # one file for each batch, run.json, nothing in passing
-    same(read(tmp_path / "run"), whole)
+def test_a_second_run_in_one_folder_is_refused_until_the_first_is_dead(tmp_path, whole):
+    folder = tmp_path / "run"
+    stopped = folder, "before a batch", 4, signal.SIGSTOP
+    process = PROCESSES.Process(target=read_and_die, args=stopped)
+    process.start()
+    late = time.monotonic() + 120
+    while len(batches_of(folder)) < 3 and time.monotonic() < late:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    with pytest.raises(ValueError, match=r"another run is at work in .*run; wait .*torchrun --npr"):
+        read(folder)
+    assert len(batches_of(folder)) == 3
+    process.kill()
+    process.join()
+    same(read(folder), whole)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_stops_nobody(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for _ in range(2):
+        with Checkpoint(tmp_path, {}).at_work(), Checkpoint(tmp_path, {}).at_work():
+            pass
 
 
 def test_only_one_of_two_runs_of_other_settings_gets_an_empty_folder(tmp_path, monkeypatch):

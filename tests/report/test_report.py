@@ -538,7 +538,7 @@ def test_a_model_the_hub_does_not_give_is_told(tmp_path, monkeypatch, capsys):
 
 
 def test_remote_is_passed_on(tmp_path, monkeypatch, capsys):
-    def refuse(source, *, remote, device, dtype):
+    def refuse(source, *, remote, **_):
         raise ValueError(f"{source} with remote={remote}")
 
     monkeypatch.setattr("calib.report.write.open_model", refuse)

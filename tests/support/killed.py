@@ -21,25 +21,22 @@ def read(resume=None) -> Reading:
     )
 
 
-def read_beside(folder, finished, barrier):
-    """Read into a folder that other processes read into, and save the reading."""
-    barrier.wait()  # all begin at once
-    read(folder).save(finished)
+def die(sent=signal.SIGKILL):
+    os.kill(os.getpid(), sent)
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+def read_and_die(folder, moment, count, sent=signal.SIGKILL):
+    """Read into ``folder``; SIGKILL when ``moment`` comes for the ``count``-th time.
 
-
-def read_and_die(folder, moment, count):
-    """Read into ``folder``; SIGKILL when ``moment`` comes for the ``count``-th time."""
+    With SIGSTOP it stays there, and is no longer heard of.
+    """
     left = [count]
 
     def now(kind):
         if kind == moment:
             left[0] -= 1
             if left[0] == 0:
-                die()
+                die(sent)
 
     class HalfWritten:
         """A file whose content is on the disk by half at the moment ``writing``."""
