@@ -32,6 +32,7 @@ from calib.mechanisms.neurons import (
 from calib.mechanisms.unembedding import readout_of
 from calib.metrics.inputs import softmax
 from calib.models.model import Model
+from calib.reading._provenance import digest_of
 from calib.reading._run import Run
 from calib.reading._tree_attention import MOST, chunks
 
@@ -161,7 +162,8 @@ def ablate_neurons(
         some = (change(found, groups) for groups in chunks(among, step))
         return read_ablated(readout, found["stream"], some, partial(after, part))
 
-    found = run.through(batches, forward)
+    settings = {"ablation": layer, "instead": digest_of([instead.numpy()]), "groups": groups}
+    found = run.through(batches, forward, settings=settings)
     ways = found["total"].swapaxes(0, 1), found["direct"].swapaxes(0, 1), found["intact"]
     return Ablation(groups, *map(run.without_absent, ways), run.labels)
 

@@ -164,7 +164,8 @@ def read_attribution(
     def forward(part):
         return read_writes(model, part.prompts, blocks, start, end, part.prefix, readout)
 
-    found = run.through(run.plan(batch_tokens), forward)
+    settings = {"attribution": [start, end]}
+    found = run.through(run.plan(batch_tokens), forward, settings=settings)
     components = [f"{p} {ell}" for ell in range(start + 1, end + 1) for p in ("attention", "MLP")]
     read = found["reads"], found["lengths"], run.labels, readout, run.n_options
     return Attribution(tuple(components), *read)

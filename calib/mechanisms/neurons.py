@@ -151,7 +151,8 @@ def read_activations(
         found = read_neurons(model, block, layer, part.prompts, part.prefix)
         return {"activations": found["activations"]}
 
-    return run.through(run.plan(batch_tokens), forward)["activations"]
+    batches, settings = run.plan(batch_tokens), {"activations": layer}
+    return run.through(batches, forward, settings=settings)["activations"]
 
 
 def neuron_block(model: Model, layer: int) -> Block:

@@ -31,7 +31,8 @@ def read_layers(
 
     One traced pass per batch: the final norm and only the option rows of the unembedding are
     applied to the residual stream of every layer, at the last position alone. Prompts that begin
-    with the same exemplars share them: they are run once per subject.
+    with the same exemplars share them: they are run once per subject. Processes that ``torchrun``
+    started together share out the batches, and each of them gets the whole reading.
 
     Parameters
     ----------
