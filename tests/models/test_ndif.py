@@ -68,7 +68,7 @@ from calib.reading._prefix import can_share
 from calib.reading._tree_attention import can_branch
 from calib.report._faults import InputFault
 from calib.report.write import write_report
-from calib.steering import Direction, gradient_direction
+from calib.steering import Direction, gradient_direction, sweep
 
 SERVER = os.environ.get("NDIF_SERVER")
 PLACES = [TRUSTED, SANDBOXED] if SERVER else list(KEYS)
@@ -280,6 +280,16 @@ def test_remote_branches_are_the_local_ones(name, place, folder, questions, bran
     np.testing.assert_allclose(there, here, rtol=0, atol=1e-6)
     pushed = [i for i, (_, strength) in enumerate(branches) if strength]
     assert np.abs(here[pushed] - here[1]).max(axis=(1, 2)).min() > 1e-2
+
+
+def test_a_sweep_is_the_local_one(place, folder, questions, branches):
+    directions = [branches[3][0], branches[6][0]]
+    there, here = (
+        sweep(model, questions, directions, (-1, 0, 1)).logits
+        for model in open_both("llama", folder)
+    )
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-6)
+    assert np.abs(here - here[:, [1]]).max(axis=(2, 3))[:, [0, 2]].min() > 1e-2
 
 
 def test_branches_with_exemplars(place, folder, questions, branches):
