@@ -153,7 +153,7 @@ def run_batches(
         model.running(),
         Processes() as processes,
         kept_batches(processes, model, resume, settings, asked) as checkpoint,
-        tqdm(total=len(prompts), desc=doing, unit="question", delay=5, disable=processes.rank > 0)
+        tqdm(total=len(prompts), desc=doing, unit="question", delay=5, **_shown(processes))
         as progress,
     ):  # fmt: skip
         if processes.size > 1:
@@ -174,6 +174,11 @@ def run_batches(
             progress.update(len(rows) if processes.size == 1 else 0)
         processes.part()
     return results
+
+
+def _shown(processes: Processes) -> dict:
+    """Progress is the first process's to show; False would show it where TQDM_DISABLE is set."""
+    return {"disable": True} if processes.rank > 0 else {}
 
 
 def check_model(model) -> None:
