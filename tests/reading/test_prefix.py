@@ -73,7 +73,7 @@ def test_the_prefix_is_run_once_a_subject(questions, monkeypatch):
         run.append(len(prompts[0]))
         return run_prefix(model, prompts)
 
-    for module in ("_prefix", "_run"):  # the question whether it can, and the run itself
+    for module in ("_prefix", "_pass"):  # the question whether it can, and the run itself
         monkeypatch.setattr(f"calib.reading.{module}.run_prefix", watched)
     model = open_model((random_module("llama"), TOKENIZER))
     read_layers(model, questions, shots=3, batch_tokens=1000)

@@ -66,7 +66,7 @@ def run(chapter, part):
     import matplotlib
     from support.second_device import DEVICE, ELSEWHERE
 
-    from calib.models import open as opening
+    from calib.models import _load as opening
 
     matplotlib.use("Agg")
     cells, found, device_of = cells_of(chapter), {}, opening.device_of
