@@ -61,7 +61,8 @@ class Model:
         Whether prompts of equal length may share a batch. Where activations are quantized as they
         run, they may not, and each is run by itself.
     dtype : torch.dtype
-        Of the unembedding's weights, and so of the logits; residual streams may have another.
+        Of the unembedding's weights, and so of the logits; residual streams may have another. Where
+        the unembedding has to be called, that of the streams.
     """
 
     traced: Any
@@ -166,8 +167,7 @@ class Model:
 
     def check_ids(self, prompts) -> None:
         """Refuse token ids that the model has no embedding for; ValueError names the token."""
-        vocabulary = self.module.config.get_text_config().vocab_size
-        n_tokens = getattr(self.module.get_input_embeddings(), "num_embeddings", vocabulary)
+        n_tokens = getattr(self.module.get_input_embeddings(), "num_embeddings", self.vocabulary)
         for number, ids in enumerate(prompts):
             largest = max(ids)
             if largest >= n_tokens:

@@ -126,7 +126,7 @@ def _trace(model: Model, prompts, how: str) -> _Seen:
     rows, places = _places(prompts)
     layers, norm, unembedding = (model.part(p) for p in ("layers", "norm", "unembedding"))
     whole, linear = model.traced, torch.nn.functional.linear
-    with torch.no_grad(), model.trace(**inputs, use_cache=False):
+    with model.trace(**inputs, use_cache=False):
         output = layers[-1].output
         in_tuple = isinstance(output, tuple)
         residual = (output[0] if in_tuple else output)[rows, places].clone()

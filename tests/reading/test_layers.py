@@ -1,6 +1,7 @@
 """Reading every layer: refusals before any work, then the models' own forward passes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from support.architectures import CONFIGS, N_LAYERS, TOKENIZER, random_module
 
 from calib import Reading, build_prompts, lens, load_questions, open_model, read_layers
 from calib.questions import option_tokens
+from calib.reading._forward import try_pushes
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +193,25 @@ def test_a_reading_of_another_format_is_refused(reading, tmp_path):
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
     with pytest.raises(ValueError, match="has format 99, this version reads formats 1 to 3"):
         Reading.load(tmp_path)
+
+
+def test_a_head_that_is_called_a_few_vectors_at_a_time_says_the_same(monkeypatch):
+    model, questions = open_model("almanac"), load_questions("almanac", limit=7)
+    whole = read_layers(model, questions)
+    monkeypatch.setattr("calib.models.model.MOST_NUMBERS", 4 * model.vocabulary)
+    called = replace(model, plain_head=False)
+    assert called.at_once == 4  # of 9 layers and 7 questions: the last part is not full
+    np.testing.assert_allclose(read_layers(called, questions).logits, whole.logits, atol=1e-5)
+
+
+def test_a_push_that_gets_lost_is_refused():
+    """As in a sandbox that hands out copies: the first block does not see what is done to one."""
+    module, kept = random_module("llama"), []
+    block = module.model.layers[0]
+    forward = block.forward
+    module.model.embed_tokens.register_forward_hook(lambda *seen: kept.append(seen[-1].clone()))
+    block.forward = lambda hidden, *rest, **more: forward(kept[-1], *rest, **more)
+    model = open_model((module, TOKENIZER))
+    with pytest.raises(ValueError, match=r"a push at layer 0 of .* does not reach its last"):
+        try_pushes(model)
+    assert len(try_pushes(open_model((random_module("llama"), TOKENIZER)))) == 4
