@@ -35,7 +35,8 @@ def explanation(job, error: Exception) -> OSError | None:
     Parameters
     ----------
     job : calib.models.ndif.Job
-        With its ``host``, ``api_key``, ``time_limit`` and what it ``heard`` last, if anything.
+        With its ``host``, ``api_key``, ``time_limit``, whether it was ``posted``, and what it
+        ``heard`` last, if anything.
     error : Exception
 
     Returns
@@ -44,7 +45,7 @@ def explanation(job, error: Exception) -> OSError | None:
         None for what is a mistake of this library.
     """
     host, said = job.host, without_key(error, job.api_key)
-    goes_on = GOES_ON if job.heard else ""
+    goes_on = GOES_ON if job.posted else ""
     match error:
         case TimeoutError() | websocket.WebSocketTimeoutException() | httpx.TimeoutException():
             heard = without_key(job.heard or "nothing yet", job.api_key)

@@ -99,6 +99,7 @@ class Job(RemoteBackend):
         super().__init__(traced.to_model_key(), host=host(), env=env)
         self.api_key = key
         self.time_limit = time_limit
+        self.posted = False  # from then on it may run, whether the server has said so or not
         self.heard = ""  # of what the server told last
         # Our own line says the same, and goes away.
         self.display.enabled = self.verbose
@@ -175,6 +176,7 @@ class Job(RemoteBackend):
     def sent(self, request, body: io.BytesIO) -> Future:
         """The answer to a request that is being sent, in a thread that nothing waits for."""
         answer: Future = Future()
+        self.posted = True
 
         def send():
             try:
