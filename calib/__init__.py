@@ -30,7 +30,7 @@ open, proof), ``reading`` (reading, layers, _run, _batches, _forward), ``analysi
 
 import lazy_loader
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 # What stands in the stub beside this file is loaded when first used: importing calib stays light.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

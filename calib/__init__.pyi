@@ -19,6 +19,8 @@ from .models import open_model as open_model
 from .questions import build_prompts as build_prompts
 from .questions import load_questions as load_questions
 from .reading import Reading as Reading
+from .reading import atlas as atlas
+from .reading import load_reading as load_reading
 from .reading import read_layers as read_layers
 from .sampling import sample_answers as sample_answers
 from .steering import read_branches as read_branches

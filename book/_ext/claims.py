@@ -14,6 +14,7 @@ from plain_markdown import as_value
 PAGE = "book/claims"
 MARK = "% the claims stand here"
 VERDICTS = ("holds", "does not hold", "cannot be tested here")
+NOT_ASKED = "*Not asked yet.*"
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,23 @@ def verdict(claim, values):
 
 
 def as_table(claims, values):
-    """The claims of one chapter as MyST: what is said, what was done and seen, what follows."""
-    rows = ["```{list-table}", ":header-rows: 1", ":class: claims", ":widths: 36 48 16", ""]
-    rows += ["* - Claim", "  - Here", "  - Verdict"]
+    """The claims of one chapter as MyST: what is said, and for each kind of model what was seen."""
+    rows = ["```{list-table}", ":header-rows: 1", ":class: claims", ":widths: 28 36 36", ""]
+    rows += ["* - Claim", "  - In the laboratory", "  - In real models"]
     for claim in claims:
         source = claim["source"]
         said_by = "*Our question*" if source == "this book" else f"{{cite:t}}`{source}`"
-        said = verdict(claim, values)
-        mark = f"[{said}]{{.{said.replace(' ', '-')}}}"
-        seen = in_one_piece(claim.get("figure", "").format_map(values))
-        here = f"{claim['here']}\n\n    {seen}." if seen else claim["here"]
-        rows += [f"* - {claim['claim']}\n\n    {said_by}", f"  - {here}", f"  - {mark}"]
+        rows += [f"* - {claim['claim']}\n\n    {said_by}", f"  - {as_cell(claim, values)}"]
+        rows += [f"  - {as_cell(claim['real'], values) if 'real' in claim else NOT_ASKED}"]
     return "\n".join([*rows, "```"])
+
+
+def as_cell(tried, values):
+    """What was done, the figure that decides, and the verdict, a paragraph each."""
+    said = verdict(tried, values)
+    mark = f"[{said}]{{.{said.replace(' ', '-')}}}"
+    seen = in_one_piece(tried.get("figure", "").format_map(values))
+    return "\n\n    ".join([tried["here"], *([f"{seen}."] if seen else []), mark])
 
 
 def in_one_piece(text):
@@ -91,9 +97,11 @@ def as_text(claims, values, titles):
     """All claims, chapter by chapter, under a line that counts the verdicts."""
     verdicts = [verdict(claim, values) for claim in claims]
     hold, fail, open_ = (verdicts.count(v) for v in VERDICTS)
+    real = [verdict(claim["real"], values) for claim in claims if "real" in claim]
     parts = [
-        f"Of {len(claims)} claims {hold} hold in the laboratory, {fail} do not, "
-        f"and {open_} cannot be tested here."
+        f"Of {len(claims)} claims {hold} hold in the laboratory, {fail} do not, and {open_} cannot "
+        f"be tested there. Of the {len(real)} that were asked of real models as well, "
+        f"{real.count(VERDICTS[0])} hold and {real.count(VERDICTS[1])} do not."
     ]
     for chapter in dict.fromkeys(claim["chapter"] for claim in claims):
         some = [claim for claim in claims if claim["chapter"] == chapter]

@@ -75,7 +75,9 @@ def by_subject(reading: Reading, *, n_bins: int = 10, seed: int = 0) -> pd.DataF
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("subject")
 
 
-def calibrated_ece(confidence, *, n_bins: int = 10, n_draws: int = 200, seed=0) -> float:
+def calibrated_ece(
+    confidence, *, n_bins: int = 10, binning: str = "equal-width", n_draws: int = 200, seed=0
+) -> float:
     """ECE to expect of a perfectly calibrated model on as many questions of these confidences.
 
     Labels are drawn from the model's own probabilities, which makes an answer right with the
@@ -85,8 +87,8 @@ def calibrated_ece(confidence, *, n_bins: int = 10, n_draws: int = 200, seed=0) 
     ----------
     confidence : array_like ``[questions]``
         0 to 1.
-    n_bins : int
-        Equal-width bins.
+    n_bins, binning
+        As :func:`calib.metrics.ece` takes them.
     n_draws : int
         Drawn sets of labels whose ECE is averaged.
     seed : int or numpy.random.Generator
@@ -102,7 +104,9 @@ def calibrated_ece(confidence, *, n_bins: int = 10, n_draws: int = 200, seed=0) 
     [0.1, 0.01]
     """
     confidence = as_reals("confidences", confidence, "[questions]")
-    in_bin = bin_index(confidence, n_bins)[:, None] == np.arange(n_bins)  # [questions, bins]
+    in_bin = bin_index(confidence, n_bins, binning)[:, None] == np.arange(
+        n_bins
+    )  # [questions, bins]
     draws = np.random.default_rng(seed).random((n_draws, len(confidence))) < confidence
     gap = (confidence - draws) @ in_bin  # [draws, bins]
     return float(ece_of(in_bin.sum(axis=0), gap).mean())

@@ -99,6 +99,7 @@ def ablate_neurons(
     *,
     shots: int = 0,
     exemplars: Dataset | None = None,
+    chat: bool = False,
     batch_tokens: int = 8192,
 ) -> Ablation:
     """Answer with neurons of one MLP held at a constant, at the answer position.
@@ -113,7 +114,7 @@ def ablate_neurons(
         question, zeros also what it says to all.
     groups : sequence of sequences of int, optional
         Neurons to ablate together; every neuron by itself if not given.
-    shots, exemplars, batch_tokens
+    shots, exemplars, chat, batch_tokens
         As in :func:`calib.read_layers`.
 
     Returns
@@ -146,7 +147,7 @@ def ablate_neurons(
     """
     block = neuron_block(model, layer)
     instead, groups = _check(instead, groups, n_neurons(model, block, layer))
-    run = Run.prepare(model, questions, shots, exemplars)
+    run = Run.prepare(model, questions, shots, exemplars, chat=chat)
     used, places = np.unique([n for group in groups for n in group], return_inverse=True)
     used = used.tolist()
     # The groups as places among the neurons that occur; only those are read.

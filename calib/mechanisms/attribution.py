@@ -124,6 +124,7 @@ def read_attribution(
     *,
     shots: int = 0,
     exemplars: Dataset | None = None,
+    chat: bool = False,
     batch_tokens: int = 8192,
 ) -> Attribution:
     """Read what every component writes at the answer position, in one traced pass per batch.
@@ -133,7 +134,7 @@ def read_attribution(
     start, end : int
         Layers, 0 to L; the last if not given. Over a correction phase, those of
         :attr:`calib.analysis.Evolution.correction`.
-    shots, exemplars, batch_tokens
+    shots, exemplars, chat, batch_tokens
         As in :func:`calib.read_layers`.
 
     Raises
@@ -158,7 +159,7 @@ def read_attribution(
             "and the first below the second"
         )
     blocks = find_blocks(model)
-    run = Run.prepare(model, questions, shots, exemplars)
+    run = Run.prepare(model, questions, shots, exemplars, chat=chat)
     readout = readout_of(model, run.tokens)
 
     def forward(part):

@@ -117,6 +117,7 @@ def read_activations(
     *,
     shots: int = 0,
     exemplars: Dataset | None = None,
+    chat: bool = False,
     batch_tokens: int = 8192,
 ) -> np.ndarray:
     """Activations of an MLP's neurons at the answer position, after the gate if there is one.
@@ -125,7 +126,7 @@ def read_activations(
     ----------
     layer : int
         The layer that the block ends in, 1 to L.
-    shots, exemplars, batch_tokens
+    shots, exemplars, chat, batch_tokens
         As in :func:`calib.read_layers`.
 
     Returns
@@ -145,7 +146,7 @@ def read_activations(
     (20, 384)
     """
     block = neuron_block(model, layer)
-    run = Run.prepare(model, questions, shots, exemplars)
+    run = Run.prepare(model, questions, shots, exemplars, chat=chat)
 
     def forward(part):
         found = read_neurons(model, block, layer, part.prompts, part.prefix)

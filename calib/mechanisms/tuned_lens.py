@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from calib.mechanisms.unembedding import Readout, readout_of
 from calib.models.model import Model
 from calib.models.place import in_float64
-from calib.questions import check_questions, option_tokens
+from calib.questions import check_questions
 from calib.reading._provenance import digest_of
 from calib.reading.layers import read_layers
 from calib.steering.directions import ENOUGH
@@ -139,7 +139,7 @@ def fit_tuned_lens(
     readout_of(model, [0])  # refuses what it cannot be made of, before any question is asked
     layers = range(model.n_layers + 1)
     reading = read_layers(model, questions, keep_residuals=layers, **settings)
-    readout = readout_of(model, option_tokens(model.tokenizer, reading.logits.shape[2]))
+    readout = readout_of(model, reading.provenance["option_tokens"])
     device = readout.rows.device
     # In float64: in float32, rounding decides in which round the training stops.
     rows, bias = in_float64(readout.rows), in_float64(readout.bias)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from calib.models._gguf import GgufFile
 from calib.models.ndif import Job
 from calib.models.place import full_precision, memory_for
 
@@ -38,6 +39,8 @@ class Model:
     name, revision, architecture : str
         For provenance; ``revision`` is the hub's commit where there is one, of a remote model that
         of its configuration: the server tells none.
+    file : GgufFile or None
+        The GGUF file it was opened from: its name, SHA-256 and quantization.
     layers, norm, unembedding : str
         Paths of the parts inside ``traced``.
     n_layers, d_model, context : int
@@ -87,6 +90,7 @@ class Model:
     pads: bool = True
     shares: bool = True
     dtype: torch.dtype | None = None
+    file: GgufFile | None = None
     _facts: dict = field(default_factory=dict, init=False, repr=False)
 
     @property

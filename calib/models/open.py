@@ -16,6 +16,7 @@ from nnsight.modeling.transformers import TransformersModel
 from transformers import AutoTokenizer
 
 from calib._checks import check_positive
+from calib.models._gguf import find_gguf, judge
 from calib.models._load import LABORATORY, load
 from calib.models.architectures import find_parts, logit_scale_of, rope_switch_of
 from calib.models.model import Model
@@ -26,6 +27,7 @@ from calib.models.proof import probes_of, prove
 def open_model(
     source,
     *,
+    gguf_file=None,
     remote: bool = False,
     device=None,
     dtype=None,
@@ -38,8 +40,12 @@ def open_model(
     ----------
     source : str, Path or (module, tokenizer)
         ``"almanac"`` or ``"almanac-tuned"`` (the laboratory's models, shipped with the package), a
-        hub id, a folder written by ``save_pretrained``, or a loaded pair. A loaded module stays
-        where it is; whatever is read of it is read in evaluation mode.
+        hub id, a folder written by ``save_pretrained``, a file of GGUF, or a loaded pair. A loaded
+        module stays where it is; whatever is read of it is read in evaluation mode.
+    gguf_file : str or Path, optional
+        Which file of GGUF is meant, of those in a folder or on the hub (``pip install
+        'calibration-across-layers[gguf]'``). Its weights are unpacked as they are loaded: what is
+        read is the quantized model, computed with plain numbers.
     remote : bool
         Run the model on NDIF (https://ndif.us), which takes a hub id and needs a key in the
         environment variable ``NDIF_API_KEY``. Only the configuration and the tokenizer are
@@ -50,7 +56,8 @@ def open_model(
         (``pip install accelerate``).
     dtype : torch.dtype or its name, optional
         By default float32 on a CPU and the checkpoint's own type elsewhere, which ``"auto"`` names
-        everywhere. That of the laboratory's models is float32.
+        everywhere. That of the laboratory's models is float32, that of a quantized GGUF file
+        bfloat16.
     tensor_parallel : bool
         Spread one model, layer by layer, over the processes that ``torchrun`` started on this
         machine, each with a GPU of its own: for a model larger than a GPU (``pip install
@@ -64,15 +71,19 @@ def open_model(
     TypeError
         If the source is none of these kinds.
     ValueError
-        If the source is a file or a missing folder, a part cannot be found, weights have no place
-        on a device, the tokenizer ends prompts with a token of its own or has tokens that the model
-        does not embed, logits are not finite, or the lens at the last layer differs from the
-        model's own logits; the message says where. Also if the device is none of this machine's,
-        or given with a loaded module. With ``remote``, if the source is no hub id, or a device or
-        dtype is given. With ``tensor_parallel``, if there are no several processes, their number
-        does not divide the model's sizes, or it is asked for with another way to place a model.
+        If the source is a missing folder or a file of another kind, a part cannot be found, weights
+        have no place on a device, the tokenizer ends prompts with a token of its own or has tokens
+        that the model does not embed, logits are not finite, or the lens at the last layer differs
+        from the model's own logits; the message says where. Also if the device is none of this
+        machine's, or given with a loaded module. If a GGUF file is not whole, is no decoder, or is
+        of an architecture or with weights of a type that cannot be unpacked. With ``remote``, if
+        the source is no hub id, or a file, device or dtype is given. With ``tensor_parallel``, if
+        there are no several processes, their number does not divide the model's sizes, or it is
+        asked for with another way to place a model or with a GGUF file.
+    ImportError
+        If a GGUF file is opened, and a package that reads it is missing or too old.
     torch.OutOfMemoryError
-        If the weights do not fit on the device.
+        If the weights do not fit on the device; of a GGUF file, before they are loaded.
     OSError
         With ``remote``: PermissionError, ConnectionError, TimeoutError or
         :class:`calib.models.RemoteError`, as a later trace of the model.
@@ -85,12 +96,12 @@ def open_model(
     """
     check_positive("time_limit", time_limit, 600)
     if remote:
-        _check_remote(source, device, dtype, tensor_parallel)
-        tokenizer, name = AutoTokenizer.from_pretrained(source), source
+        _check_remote(source, gguf_file, device, dtype, tensor_parallel)
+        tokenizer, name, file = AutoTokenizer.from_pretrained(source), source, None
         # The task is part of the name that NDIF keeps a model under.
         traced = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
     else:
-        module, tokenizer, name = load(source, device, dtype, tensor_parallel)
+        module, tokenizer, name, file = load(source, device, dtype, tensor_parallel, gguf_file)
         _check_module(module)
         find_parts(module)  # refuses what is unknown here before nnsight does in its words
         # Without a device, the pipeline that nnsight makes would move the module to the first GPU;
@@ -110,7 +121,8 @@ def open_model(
         remote=remote,
         time_limit=time_limit,
         name=name,
-        revision=_revision(source),
+        revision=_revision(source, gguf_file),
+        file=file,
         architecture=architecture,
         **paths,
         n_layers=len(attrgetter(paths["layers"])(module)),
@@ -124,13 +136,29 @@ def open_model(
     return prove(model, probes)
 
 
-def _check_remote(source, device, dtype, tensor_parallel) -> None:
+def check_gguf(source, gguf_file=None) -> bool:
+    """Whether a GGUF file on this machine is meant; what cannot be opened is refused by its header.
+
+    ValueError or ImportError, as :func:`open_model`.
+    """
+    if not Path(source).exists():
+        return False
+    file = find_gguf(source, gguf_file)
+    return file is not None and bool(judge(file))
+
+
+def _check_remote(source, gguf_file, device, dtype, tensor_parallel) -> None:
     """Refuse what cannot run on NDIF, before anything is sent or downloaded."""
     if not _is_hub_id(source):
         what = "a loaded module" if isinstance(source, tuple) else f"{str(source)!r}"
         raise ValueError(
             f"remote=True needs the hub id of a model, such as 'meta-llama/Llama-3.1-8B', and "
             f"{what} is on this machine; open it without remote=True"
+        )
+    if gguf_file is not None:
+        raise ValueError(
+            f"gguf_file is {str(gguf_file)!r}; with remote=True the server has weights of its own, "
+            "so leave it out, or open the file without remote=True"
         )
     if device is not None or dtype is not None:
         raise ValueError(
@@ -146,10 +174,11 @@ def _is_hub_id(source) -> bool:
     return isinstance(source, str) and source not in LABORATORY and not Path(source).exists()
 
 
-def _revision(source) -> str:
-    """The commit on the hub that the configuration was downloaded from, if it was."""
-    found = try_to_load_from_cache(source, "config.json") if _is_hub_id(source) else None
-    return Path(found).parent.name if isinstance(found, str) else ""
+def _revision(source, gguf_file=None) -> str:
+    """The commit on the hub that the configuration, or the file, was downloaded from, if it was."""
+    name = str(gguf_file or "config.json")  # perhaps in a folder of the repository
+    found = try_to_load_from_cache(source, name) if _is_hub_id(source) else None
+    return Path(found).parents[name.count("/")].name if isinstance(found, str) else ""
 
 
 def _check_module(module) -> None:

@@ -6,8 +6,8 @@
 said by the caller  what was said                what was said
 else                the CUDA GPU, or the CPU     float32 on a CPU, elsewhere
                     where there is none; of      the checkpoint's own type
-                    several processes, each
-                    has a GPU of its own
+                    several processes, each      (bfloat16 of a GGUF file
+                    has a GPU of its own         that is quantized)
 a loaded module     where it is                  the one it has
 ==================  ===========================  ==========================
 """

@@ -13,10 +13,11 @@ import warnings
 from numbers import Integral
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 
-from calib.questions import almanac
+from calib.questions import almanac, mmlu
 from calib.questions.check import as_dataset, has_repeat, rows_of
 from calib.questions.columns import to_mmlu
 from calib.questions.mmlu import CATEGORIES
@@ -24,20 +25,26 @@ from calib.questions.rows import SPLIT_NAMES, files_of, read_file
 from calib.questions.sets import SETS, load_set
 
 REPEATS = ("refuse", "drop", "keep")
-HUB_MMLU = "cais/mmlu"
 ENOUGH = 20  # questions that tell whether the right answers stand at one letter on purpose
 
 
 def load_questions(
-    source, split="test", subjects=None, category=None, limit=None, seed=0, repeats="refuse"
+    source,
+    split="test",
+    subjects=None,
+    category=None,
+    limit=None,
+    seed=0,
+    repeats="refuse",
+    stratify=False,
 ) -> Dataset:
     """Load multiple-choice questions, checked row by row.
 
     Parameters
     ----------
     source : str, Path, datasets.Dataset, pandas.DataFrame or list of dict
-        ``"almanac"`` (the laboratory, with posteriors); ``"mmlu"`` (the hub's ``cais/mmlu``);
-        ``"truthfulqa"``, ``"copa"``, ``"cola"`` or ``"rotten_tomatoes"`` (on the hub, too); a
+        ``"almanac"`` (the laboratory, with posteriors) or ``"mmlu"``, which come with the package;
+        ``"truthfulqa"``, ``"copa"``, ``"cola"`` or ``"rotten_tomatoes"``, from the hub; a
         folder with a file for the split, ``<split>*``, ``*_<split>`` or in a folder of that name;
         one file; or the rows themselves. Files are jsonl, parquet or csv, this with or without a
         header. Columns are MMLU's, or those of Global-MMLU, MMMLU, MMLU-Redux or MMLU-Pro. The
@@ -56,6 +63,8 @@ def load_questions(
     repeats : {"refuse", "drop", "keep"}
         What becomes of a question in which an option stands twice. Those released with MMLU are
         read as published.
+    stratify : bool
+        Draw the subset so that each subject has its share of it, rounded by largest remainders.
 
     Returns
     -------
@@ -82,7 +91,7 @@ def load_questions(
     >>> len(questions), sorted(set(questions["subject"]))
     (100, ['bridge_geology', 'field_botany'])
     """
-    _check_wishes(split, subjects, category, limit, seed, repeats)
+    _check_wishes(split, subjects, category, limit, seed, repeats, stratify)
     name = str(source) if isinstance(source, str | Path) else "questions"
     rows = _read(source, split, seed)
     if repeats == "drop":
@@ -94,8 +103,7 @@ def load_questions(
     keep = [i for i, subject in enumerate(questions["subject"]) if subject in wanted]
     questions = questions.select(keep)
     if limit is not None and limit < len(questions):
-        shuffled = Dataset.from_dict({"row": range(len(questions))}).shuffle(seed=seed)
-        questions = questions.select(sorted(shuffled["row"][:limit]))
+        questions = questions.select(_subset(questions["subject"], limit, seed, stratify))
     _warn_of_one_letter(questions)
     if isinstance(source, Dataset):
         questions.info.dataset_name = source.info.dataset_name
@@ -104,7 +112,22 @@ def load_questions(
     return questions
 
 
-def _check_wishes(split, subjects, category, limit, seed, repeats) -> None:
+def _subset(subjects, limit: int, seed: int, stratify: bool) -> list[int]:
+    """A random subset of rows, in their order; if stratified, each subject has its share of it."""
+    shuffled = np.array(Dataset.from_dict({"row": range(len(subjects))}).shuffle(seed=seed)["row"])
+    if not stratify:
+        return sorted(shuffled[:limit].tolist())
+    of, counts = np.unique(np.asarray(subjects), return_inverse=True, return_counts=True)[1:]
+    shares = limit * counts / len(subjects)
+    quotas = np.floor(shares).astype(int)
+    remainders = np.argsort(quotas - shares, kind="stable")
+    quotas[remainders[: limit - quotas.sum()]] += 1
+    drawn = of[shuffled]
+    chosen = [shuffled[drawn == s][:quota] for s, quota in enumerate(quotas)]
+    return sorted(np.concatenate(chosen).tolist())
+
+
+def _check_wishes(split, subjects, category, limit, seed, repeats, stratify) -> None:
     for what, value, known in (("split", split, SPLIT_NAMES), ("repeats", repeats, REPEATS)):
         if value not in list(known):
             raise ValueError(f"{what} {value!r} is unknown; choose one of {', '.join(known)}")
@@ -119,6 +142,11 @@ def _check_wishes(split, subjects, category, limit, seed, repeats) -> None:
         raise ValueError(f"category {category!r} is unknown; choose one of {', '.join(CATEGORIES)}")
     if limit is not None and not _is_whole(limit, 1):
         raise ValueError(f"limit is {limit!r}; it must be a whole number of at least 1, or None")
+    if not isinstance(stratify, bool) or (stratify and limit is None):
+        raise ValueError(
+            f"stratify is {stratify!r} and limit is {limit!r}; it says how a subset is drawn, so "
+            "give True together with a limit, or False"
+        )
     if not _is_whole(seed, 0):
         raise ValueError(f"seed is {seed!r}; it must be a whole number of at least 0")
 
@@ -161,7 +189,7 @@ def _read(source, split: str, seed: int) -> list[dict]:
     if source == "almanac":
         return almanac.split_rows(split)
     if source == "mmlu":
-        return load_dataset(HUB_MMLU, "all", split=split).to_list()
+        return mmlu.split_rows(split)
     if source in SETS:
         return load_set(source, split, seed)
     path, name = Path(source), str(source)

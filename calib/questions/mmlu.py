@@ -1,8 +1,13 @@
-"""What is particular to MMLU: its four categories, and its questions that repeat an option."""
+"""MMLU: its questions, which come with the package, its four categories, its repeated options."""
 
 from __future__ import annotations
 
 import zlib
+from importlib.resources import as_file, files
+
+import pandas as pd
+
+FILE = files("calib") / "questions" / "data" / "mmlu.parquet"  # a README beside it says whence
 
 # Hendrycks et al. (2021), table 1 of the released code: 57 subjects in four categories.
 CATEGORIES = {
@@ -38,6 +43,18 @@ KNOWN_REPEATS = frozenset((
     0x019B9CE5, 0x0B6FD91E, 0x21DCFE2C, 0x459BC3F3, 0x53D419E5, 0x84DCC20E, 0x94622962,
     0x95C44282, 0x9A28F10F, 0xA88BA3FD, 0xD7C53660, 0xF50B358C, 0xF6151C32,
 ))  # fmt: skip
+
+
+def split_rows(split: str) -> list[dict]:
+    """All questions of a split, in the order of the hub's ``cais/mmlu``.
+
+    >>> len(split_rows("dev"))
+    285
+    """
+    with as_file(FILE) as file:
+        rows = pd.read_parquet(file, filters=[("split", "==", split)])
+    rows["choices"] = rows["choices"].map(list)
+    return rows.drop(columns="split").to_dict("records")
 
 
 def has_known_repeat(row) -> bool:

@@ -30,6 +30,10 @@ def check_fields(reading) -> dict:
     ):  # fmt: skip
         _check_array(name, fields[name], kinds, what, (n_questions,))
     fields = {**fields, "n_options": fields["n_options"].astype(np.int64)}
+    ids = None
+    if reading.question_ids is not None:
+        ids = np.asarray(reading.question_ids)
+        _check_array("question_ids", ids, "u", "unsigned integers", (n_questions,))
     if reading.posterior is not None:
         fields["posterior"] = np.asarray(reading.posterior)
         _check_array("posterior", fields["posterior"], "fiu", "numbers", (n_questions, width))
@@ -43,7 +47,7 @@ def check_fields(reading) -> dict:
         _check_array(f"residuals[{ell}]", stream, "fiu", "numbers", shape)
         check_finite(f"residuals[{ell}]", stream)
     _check_options(logits, **fields)
-    return fields | {"logits": logits, "residuals": residuals}
+    return fields | {"logits": logits, "residuals": residuals, "question_ids": ids}
 
 
 def check_finite(name: str, array, allowed=False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,23 +13,30 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from calib import __version__
 from calib.models.model import Model
+from calib.questions.chat import CHAT_FORM, template_digest
 from calib.questions.prompts import PROMPT_FORM
 
 
-def provenance_of(model: Model, questions: Dataset, shots: int, tokens: list[int]) -> dict:
+def provenance_of(
+    model: Model, questions: Dataset, shots: int, tokens: list[int], chat: bool = False
+) -> dict:
     """Model, weights, questions, prompt and versions, as a Reading carries them."""
+    # Models tuned on conversations are asked as all others are if not told otherwise; it is said.
+    template = "not used" if model.tokenizer.chat_template else "none"
+    if chat:
+        template = f"used, {template_digest(model.tokenizer)}"
     return {
         "model": model.name,
         "revision": model.revision,
+        **({"file": asdict(model.file)} if model.file else {}),
         "remote": model.remote,
         "weights": "" if model.remote else fingerprint(model.module),  # they are not here to see
         "architecture": model.architecture,
         "dtype": str(model.dtype).removeprefix("torch."),
         "questions": questions.info.dataset_name,
-        "prompt": PROMPT_FORM,
+        "prompt": CHAT_FORM if chat else PROMPT_FORM,
         "shots": shots,
-        # Models tuned on conversations are asked as all others are, and it is said.
-        "chat_template": "not used" if model.tokenizer.chat_template else "none",
+        "chat_template": template,
         "option_tokens": tokens,
         "versions": {"calib": __version__}
         | {name: version(name) for name in ("torch", "transformers", "nnsight")},

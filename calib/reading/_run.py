@@ -41,6 +41,8 @@ class Run:
         Checked, whatever they came as.
     shots : int
         Exemplars before each question.
+    chat : bool
+        Whether they are asked in the chat template of the model's tokenizer.
     tokens : list of int
         The option letters' tokens, for the question with the most options.
     prompts : list of int array ``[tokens]``
@@ -49,20 +51,23 @@ class Run:
     model: Model
     questions: Dataset
     shots: int
+    chat: bool
     tokens: list[int]
     prompts: list[np.ndarray]
 
     @classmethod
-    def prepare(cls, model: Model, questions: Dataset, shots=0, exemplars=None) -> Run:
+    def prepare(
+        cls, model: Model, questions: Dataset, shots=0, exemplars=None, *, chat: bool = False
+    ) -> Run:
         """Prompts of the questions; ValueError as :func:`calib.questions.prompts.prepare`.
 
         Questions without content (:func:`calib.questions.content_free`) are welcome here.
         """
         check_model(model)
         questions = check_questions(questions, unanswered=True)
-        tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars)
+        tokens, prompts = prepare(model.tokenizer, questions, shots, exemplars, chat=chat)
         model.check_ids([*prompts, tokens])
-        return cls(model, questions, shots, tokens, prompts)
+        return cls(model, questions, shots, chat, tokens, prompts)
 
     @property
     def labels(self) -> np.ndarray:
@@ -85,7 +90,8 @@ class Run:
 
     def provenance(self) -> dict:
         """What results of this run were made from."""
-        told = provenance_of(self.model, self.questions, self.shots, self.tokens)
+        how = self.questions, self.shots, self.tokens, self.chat
+        told = provenance_of(self.model, *how)
         return told | {"prompts": digest_of(self.prompts)}
 
     def plan(self, batch_tokens: int, *, share: bool = True, beside: int = 0) -> list[Batch]:

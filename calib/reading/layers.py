@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from calib._checks import check_count
 from calib.models.model import Model
+from calib.questions.identity import question_ids
 from calib.reading._fields import posterior_of
 from calib.reading._forward import read_streams, try_pushes
 from calib.reading._run import Run, check_model
@@ -21,6 +22,7 @@ def read_layers(
     *,
     shots: int = 0,
     exemplars: Dataset | None = None,
+    chat: bool = False,
     batch_tokens: int = 8192,
     keep_residuals=(),
     resume=None,
@@ -45,6 +47,10 @@ def read_layers(
         Exemplars before each question, 0 to 5.
     exemplars : datasets.Dataset, optional
         Where they come from; the ``dev`` split of the questions' own source if not given.
+    chat : bool
+        Ask in the chat template of the model's tokenizer, as models tuned on conversations were;
+        see :func:`calib.build_prompts`. The letters are then read where the assistant would begin.
+        Some would rather begin with a sentence; an exemplar shows them that a letter is wanted.
     batch_tokens : int
         Most tokens in one batch, padding and shared exemplars included; bounds the memory.
     keep_residuals : list of int
@@ -88,7 +94,7 @@ def read_layers(
             raise TypeError(f"{name} is {value!r:.60}; {made_by} makes one")
     if lens:
         lens.check(model)
-    run = Run.prepare(model, questions, shots, exemplars)
+    run = Run.prepare(model, questions, shots, exemplars, chat=chat)
     # Where every position is pushed, the prefix changes too.
     batches = run.plan(batch_tokens, share=not (push and push.everywhere))
     provenance = run.provenance()
@@ -111,6 +117,7 @@ def read_layers(
         residuals={ell: found[f"residuals.{ell}"] for ell in keep},
         provenance=provenance,
         n_options=run.n_options,
+        question_ids=question_ids(run.questions),
     )
 
 

@@ -33,6 +33,8 @@ class Reading:
         Model, revision, data, prompt form, shots, option tokens and versions.
     n_options : int64 array ``[questions]``
         Options of each question, from 2 on; all columns of the logits if not given.
+    question_ids : uint64 array ``[questions]`` or None
+        Which questions these are, as :func:`calib.questions.question_ids` numbers them.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class Reading:
     residuals: dict[int, np.ndarray] = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
     n_options: np.ndarray | None = None
+    question_ids: np.ndarray | None = None
 
     def __post_init__(self):
         for name, value in check_fields(self).items():
@@ -122,13 +125,15 @@ class Reading:
             posterior=None if self.posterior is None else self.posterior[which],
             residuals={layer: r[which] for layer, r in self.residuals.items()},
             n_options=self.n_options[which],
+            question_ids=None if self.question_ids is None else self.question_ids[which],
         )
 
     def save(self, folder) -> None:
         """Write ``reading.safetensors`` and ``reading.json`` into a folder."""
         arrays = {"logits": self.logits, "labels": self.labels, "n_options": self.n_options}
-        if self.posterior is not None:
-            arrays["posterior"] = self.posterior
+        for name in ("posterior", "question_ids"):
+            if (array := getattr(self, name)) is not None:
+                arrays[name] = array
         arrays |= {f"residuals.{layer}": r for layer, r in self.residuals.items()}
         about = {"subjects": self.subjects.tolist(), "provenance": self.provenance}
         save_arrays(folder, arrays, about)
@@ -154,6 +159,7 @@ class Reading:
                 residuals={int(name.removeprefix("residuals.")): arrays[name] for name in kept},
                 provenance=about["provenance"],
                 n_options=arrays["n_options"],
+                question_ids=arrays.get("question_ids"),
             )
         except KeyError as error:
             raise ValueError(f"{folder} holds no reading: {error} is missing in it") from None

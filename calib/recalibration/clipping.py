@@ -96,10 +96,13 @@ class FeatureClipping(Method):
         check_count("n_thresholds", self.n_thresholds)
 
     @classmethod
-    def of(cls, model: Model, n_options: int = 4, two_sided: bool = True) -> FeatureClipping:
+    def of(
+        cls, model: Model, n_options: int = 4, two_sided: bool = True, *, chat: bool = False
+    ) -> FeatureClipping:
         """Clip what a model's unembedding reads, for questions of so many options.
 
-        Where questions differ in their number of options, give the largest.
+        Where questions differ in their number of options, give the largest. If they are asked in
+        the model's chat template, say ``chat=True``: its letters may be other tokens.
 
         Raises
         ------
@@ -118,7 +121,7 @@ class FeatureClipping(Method):
         (50, 4)
         """
         model.require_rows("clipping needs its final norm and unembedding")
-        tokens = option_tokens(model.tokenizer, n_options)
+        tokens = option_tokens(model.tokenizer, n_options, chat=chat)
         unembedding = model.weights_of("unembedding")
         rows, bias = unembedding.weight[tokens], torch.zeros(n_options)
         if unembedding.bias is not None:

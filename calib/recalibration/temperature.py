@@ -22,6 +22,20 @@ LIMITS = (1e-30, 1e15)
 ROUNDING = 1e-12  # of an excess: closer to 0 than this at the second, the best one is infinite
 
 
+class NoTemperature(ValueError):
+    """No positive finite temperature is best.
+
+    Attributes
+    ----------
+    infinite : bool
+        Whether it would be infinite, for the logits say nothing of the target; else it would be 0.
+    """
+
+    def __init__(self, message: str, infinite: bool):
+        super().__init__(message)
+        self.infinite = infinite
+
+
 @dataclass
 class Temperature(Method):
     """Divides logits by a number: above 1 confidence falls, below 1 it rises; answers stay [1]_.
@@ -29,9 +43,9 @@ class Temperature(Method):
     Fitted, it is the temperature of lowest cross-entropy to a target. With labels this is the
     usual fit by NLL. In place of labels, ``fit`` also takes probabilities ``[questions, options]``:
     it is then the temperature that comes closest to them in Kullback-Leibler divergence, and shows
-    how much of what they are is a temperature of these logits. Fitting raises ValueError, too,
-    where the best temperature is 0 or infinite. Logits c times as large have a temperature c times
-    as high.
+    how much of what they are is a temperature of these logits. Fitting raises
+    :class:`NoTemperature`, a ValueError, where the best temperature is 0 or infinite. Logits c
+    times as large have a temperature c times as high.
 
     Attributes
     ----------
@@ -144,9 +158,10 @@ def _scaled(logits) -> tuple[np.ndarray, float]:
     z = logits - logits.max(axis=1, keepdims=True)
     unit = float(-z[np.isfinite(z)].min())
     if unit == 0:
-        raise ValueError(
+        raise NoTemperature(
             "all options of every question have the same logit; no temperature changes that: use "
-            "other questions, or another layer's logits"
+            "other questions, or another layer's logits",
+            infinite=True,
         )
     return z / unit, unit
 
@@ -154,6 +169,8 @@ def _scaled(logits) -> tuple[np.ndarray, float]:
 def _root(excess, refusal: str) -> float:
     """The temperature at which an excess that falls with its logarithm is 0."""
     cold, hot = np.log(LIMITS)
-    if not (excess(cold) > 0 and excess(hot) < -ROUNDING):
-        raise ValueError(refusal)
+    if not excess(cold) > 0:
+        raise NoTemperature(refusal, infinite=False)
+    if not excess(hot) < -ROUNDING:
+        raise NoTemperature(refusal, infinite=True)
     return float(np.exp(brentq(excess, cold, hot)))

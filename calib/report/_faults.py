@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from calib.models.open import LABORATORY
+from calib.models.open import LABORATORY, check_gguf
 
 MARK = '<meta name="generator" content="calib report">'  # by this a former report is known
 RUN = "run"  # the batches read so far
@@ -46,11 +46,14 @@ def _is_report(folder: Path) -> bool:
     return page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")
 
 
-def check_source(source: str) -> None:
-    """Refuse what is neither a laboratory model nor a model's folder nor the form of a hub id."""
+def check_source(source: str, gguf_file: str | None = None) -> None:
+    """Refuse what is no laboratory model, model's folder or GGUF file, nor the form of a hub id."""
+    with input_faults():
+        if check_gguf(LABORATORY.get(source, source), gguf_file):
+            return
     if source in LABORATORY:
         return
-    if is_folder(source):
+    if is_here(source) and os.path.isdir(source):
         if not (Path(source) / "config.json").exists():
             raise InputFault(
                 f"the folder {source!r} holds no model: it has no config.json; name a folder "
@@ -58,8 +61,8 @@ def check_source(source: str) -> None:
             )
     elif os.path.exists(source):
         raise InputFault(
-            f"model {source!r} is a file; name a folder written by save_pretrained, with "
-            "config.json and the tokenizer beside the weights"
+            f"model {source!r} is a file; name a .gguf file, or a folder written by "
+            "save_pretrained, with config.json and the tokenizer beside the weights"
         )
     elif not HUB_ID.fullmatch(source):
         raise InputFault(
@@ -67,9 +70,16 @@ def check_source(source: str) -> None:
         )
 
 
-def is_folder(source: str) -> bool:
-    """Whether a model is named by its folder."""
-    return source not in LABORATORY and os.path.isdir(source)
+def is_here(source: str) -> bool:
+    """Whether a model is named by its folder or file."""
+    return source not in LABORATORY and os.path.exists(source)
+
+
+def name_of(source: str, gguf_file: str | None = None) -> str:
+    """What a model is called: by its file or folder without what these lie in, or as on the hub."""
+    if gguf_file:
+        return Path(gguf_file).name
+    return Path(source).resolve().name if is_here(source) else source
 
 
 @contextmanager
@@ -77,7 +87,7 @@ def input_faults():
     """Refusals of what was asked, and of this machine's memory, are the input's faults."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise InputFault(str(error)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InputFault(

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from calib import figures
@@ -51,12 +51,8 @@ def render(
     made_with : dict of str to str
         What the page says it was made with, line by line.
     """
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page.filters["number"] = number_text
-    template = files("calib.report").joinpath("template.html").read_text(encoding="utf-8")
-    return page.from_string(template).render(
+    return fill(
+        "template.html",
         name=name,
         finding=finding(evolution, name),
         n_questions=len(reading),
@@ -72,6 +68,20 @@ def render(
         settings=settings,
         made_with=made_with,
     )
+
+
+def fill(template: str, **values) -> str:
+    """A page: one of this folder's templates with values put in; a missing one is an error."""
+    folder = files("calib.report")
+    page = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters["number"] = number_text
+    return page.get_template(template).render(**values)
 
 
 def rows_by_layer(evolution: Evolution) -> dict[int, list[tuple[str, str]]]:
@@ -119,7 +129,7 @@ def draw_phases(evolution: Evolution, name: str) -> Picture:
         f"{number_text(last['confidence'])}; the baseline is "
         f"{number_text(evolution.baseline_accuracy)}."
     )
-    return _picture(lambda ax: figures.plot_phases(evolution, ax), alt)
+    return draw_picture(lambda ax: figures.plot_phases(evolution, ax), alt)
 
 
 def draw_ece(evolution: Evolution) -> Picture:
@@ -136,7 +146,7 @@ def draw_ece(evolution: Evolution) -> Picture:
         f"{number_text(error.iloc[-1])} at the last layer, {error.index[-1]}; it is largest at "
         f"layer {error.idxmax()}, {number_text(error.max())}."
     )
-    return _picture(draw, alt)
+    return draw_picture(draw, alt)
 
 
 def draw_reliability(reading: Reading, evolution: Evolution, n_bins: int) -> dict[str, Picture]:
@@ -151,7 +161,7 @@ def draw_reliability(reading: Reading, evolution: Evolution, n_bins: int) -> dic
         table = reliability_table(reading.probabilities[layer], reading.labels, n_bins)
         alt = f"Reliability diagram of layer {layer}: {describe(table)}"
         title = f"Layer {layer}: {', '.join(said)}. ECE {number_text(error[layer])}"
-        pictures[title] = _picture(
+        pictures[title] = draw_picture(
             lambda ax, table=table: figures.plot_reliability(table, ax), alt, size=(3.6, 3.6)
         )
     return pictures
@@ -173,7 +183,7 @@ def describe(table: ReliabilityTable) -> str:
     )
 
 
-def _picture(draw, alt: str, size=(5.2, 3.4)) -> Picture:
+def draw_picture(draw, alt: str, size=(5.2, 3.4)) -> Picture:
     """What ``draw`` puts on an axes, without a trace in pyplot or in the caller's style."""
     svg = io.BytesIO()
     with matplotlib.rc_context(figures.STYLE):

@@ -11,14 +11,9 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from datasets import Dataset
-
 from calib.analysis.phases import evolve
-from calib.models.model import Model
-from calib.models.ndif import NotServed, RemoteError
-from calib.models.open import LABORATORY, open_model
+from calib.models.open import LABORATORY
 from calib.models.place import device_of, dtype_of
-from calib.questions.load import load_questions
 from calib.questions.prompts import build_prompts
 from calib.reading._processes import in_all
 from calib.reading.layers import read_layers
@@ -29,10 +24,10 @@ from calib.report._faults import (
     check_out,
     check_source,
     input_faults,
-    is_folder,
-    one_line,
+    name_of,
     writing,
 )
+from calib.report._steps import load_asked, open_asked
 from calib.report.html import render
 from calib.report.text import finding
 
@@ -43,9 +38,11 @@ def write_report(
     *,
     questions: str | None = None,
     shots: int = 0,
+    chat: bool = False,
     category: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    gguf_file: str | None = None,
     remote: bool = False,
     device: str | None = None,
     dtype: str | None = None,
@@ -70,9 +67,11 @@ def write_report(
         the laboratory's models and MMLU for all others if not given.
     shots : int
         Exemplars before each question, 0 to 5.
+    chat : bool
+        Ask in the chat template of the model's tokenizer, as :func:`calib.read_layers` says.
     seed : int
         Of the subset of questions, of the bootstrap and of all other draws.
-    remote, device, dtype, tensor_parallel
+    gguf_file, remote, device, dtype, tensor_parallel
         As :func:`calib.open_model` takes them.
     batch_tokens : int
         As :func:`calib.read_layers` takes it.
@@ -98,23 +97,23 @@ def write_report(
     >>> print(page.name, said[:52], sep=": ")
     index.html: The accuracy of almanac leaves the baseline at layer
     """
-    name = Path(source).resolve().name if is_folder(source) else source
+    name = name_of(source, gguf_file)
     out = Path(out or "report-" + re.sub(r"[^\w.-]+", "-", name))
     page = out / "index.html"
     with in_all(InputFault, stay=tensor_parallel) as processes:
         if processes.rank == 0:  # what the others write there would be in its way
             check_out(out)
-        check_source(source)
+        check_source(source, gguf_file)
         if not (remote or tensor_parallel):
             with input_faults():
                 dtype_of(dtype, device_of(device))
         questions = questions or ("almanac" if source in LABORATORY else "mmlu")
-        rows = _load(questions, category, limit, seed)
+        rows = load_asked(questions, category=category, limit=limit, seed=seed)
         with input_faults():
             build_prompts(rows, shots)  # a subject may lack exemplars
-        where = {"remote": remote, "device": device, "dtype": dtype}
-        model = _open(source, tensor_parallel=tensor_parallel, **where)
-    how = {"shots": shots, "batch_tokens": batch_tokens, "resume": out / RUN}
+        where = {"gguf_file": gguf_file, "remote": remote, "device": device, "dtype": dtype}
+        model = open_asked(source, tensor_parallel=tensor_parallel, **where)
+    how = {"shots": shots, "chat": chat, "batch_tokens": batch_tokens, "resume": out / RUN}
     with input_faults():  # a prompt too long for the model, letters its tokenizer splits
         reading = read_layers(model, rows, **how)
     if processes.rank > 0:
@@ -158,36 +157,3 @@ def made_with(reading: Reading, command: str) -> dict[str, str]:
             value = ", ".join(map(str, value))
         told[name.replace("_", " ")] = str(value)
     return {name: value for name, value in told.items() if value}
-
-
-# Steps whose errors are the input's, of whatever kind the libraries below raise
-
-
-def _load(source: str, category, limit, seed) -> Dataset:
-    try:
-        return load_questions(source, category=category, limit=limit, seed=seed)
-    except Exception as error:
-        if type(error) is ValueError:  # load_questions' own, which say it all
-            raise InputFault(str(error)) from error
-        way_out = "check the network, or" if source == "mmlu" else "check its files, or"
-        raise InputFault(
-            f"the questions {source!r} cannot be loaded ({one_line(error)}); {way_out} name others "
-            "with --questions"
-        ) from error
-
-
-def _open(source: str, **where) -> Model:
-    try:
-        return open_model(source, **where)
-    except Exception as error:
-        ours = isinstance(error, (PermissionError, ConnectionError, TimeoutError, RemoteError))
-        of_server = where["remote"] and ours
-        told = str(error) if of_server else one_line(error)
-        message = f"model {source!r} cannot be opened ({told})"
-        unknown = isinstance(error, NotServed if of_server else OSError)
-        if unknown and source not in LABORATORY and not is_folder(source):
-            message += (
-                "; it is no folder here: if it is on the hub, check its spelling, the network "
-                "and, for a model behind a gate, that you are logged in"
-            )
-        raise InputFault(message) from error

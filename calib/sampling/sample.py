@@ -19,11 +19,12 @@ from calib._checks import check_count, check_real
 from calib.models.model import Model
 from calib.models.place import in_float64
 from calib.questions import check_questions
+from calib.questions.chat import end_of_turn, put_alone
 from calib.questions.prompts import format_open_question, tokenize
-from calib.reading._batches import Batch, equal_lengths
 from calib.reading._forward import pad_right
 from calib.reading._provenance import digest_of
 from calib.reading._run import run_batches
+from calib.sampling._plan import check_switch, plan_samples
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def sample_answers(
     *,
     temperature: float = 1.0,
     max_tokens: int = 16,
+    chat: bool = False,
     batch_tokens: int = 16384,
     seed: int = 0,
 ) -> Samples:
@@ -75,6 +77,9 @@ def sample_answers(
     max_tokens : int
         Most tokens of an answer. One that is cut off there is judged by what was drawn: with 1 by
         its first word, however it would go on, and no right answer of more tokens can be given.
+    chat : bool
+        Ask in the chat template of the model's tokenizer, each question a user's turn. An answer
+        ends, too, before the token by which the template ends the assistant's turn.
     batch_tokens : int
         Most tokens in one batch, counting prompt and answer for every sample, as if no two agreed;
         bounds the memory. Changes nothing that is drawn, up to rounding: a batch of another shape
@@ -89,7 +94,8 @@ def sample_answers(
         Before anything runs: if ``n_samples``, ``max_tokens`` or ``batch_tokens`` is not an integer
         of at least 1, the temperature not a positive finite number, the model remote, there are no
         questions, or one with its answer is longer than the model's context or, with all its
-        samples, than ``batch_tokens``. Later, if logits overflow.
+        samples, than ``batch_tokens``; with ``chat``, as :func:`calib.build_prompts`. Later, if
+        logits overflow.
 
     Notes
     -----
@@ -123,14 +129,18 @@ def sample_answers(
     questions = check_questions(questions)
     if not len(questions):
         raise ValueError("there are no questions to ask")
-    prompts = tokenize(model.tokenizer, [format_open_question(row) for row in questions])
+    prompts, ends = [format_open_question(row) for row in questions], set()
+    if chat:
+        prompts, ends = put_alone(model.tokenizer, prompts), {end_of_turn(model.tokenizer)}
+    prompts = tokenize(model.tokenizer, prompts, chat=chat)
     model.check_ids(prompts)
-    _check_switch(prompts, max_tokens, model)
-    batches = _plan(prompts, n_samples, max_tokens, batch_tokens, model.context)
+    check_switch(prompts, max_tokens, model)
+    batches = plan_samples(prompts, n_samples, max_tokens, batch_tokens, model.context)
     uniforms = np.random.default_rng(seed).random((len(prompts), n_samples, max_tokens))
 
     def forward(part):
-        return {"drawn": draw_answers(model, part.prompts, uniforms[part.rows], temperature)}
+        some = part.prompts, uniforms[part.rows]
+        return {"drawn": draw_answers(model, *some, temperature, ends)}
 
     asked = {"temperature": temperature, "uniforms": digest_of([uniforms])}
     drawn = run_batches(model, prompts, batches, forward, settings=asked, doing="sampling")["drawn"]
@@ -147,7 +157,7 @@ def normalise(text: str) -> str:
     return text.strip().casefold().removesuffix(".").rstrip()
 
 
-def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndarray:
+def draw_answers(model: Model, prompts, uniforms, temperature: float, ends=()) -> np.ndarray:
     """Tokens of sampled answers to prompts of one length.
 
     Parameters
@@ -155,6 +165,8 @@ def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndar
     prompts : list of int array ``[tokens]``
     uniforms : float64 array ``[batch, samples, max_tokens]``
         0 to 1, 1 excluded.
+    ends : collection of int
+        Tokens that end an answer besides a line end and those that end the model's texts.
 
     Returns
     -------
@@ -174,7 +186,7 @@ def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndar
         if not hasattr(output, "logits"):
             raise ValueError(f"the forward of {model.name} returns no named output to sample from")
         token = _draw(output.logits[:, -1], row, uniforms[unfinished, step], temperature)
-        going = ~_is_end(model, token)
+        going = ~_is_end(model, token, ends)
         unfinished, row, token = unfinished[going], row[going], token[going]
         drawn[unfinished, step] = token
         if step + 1 == max_tokens or not len(unfinished):
@@ -183,37 +195,6 @@ def draw_answers(model: Model, prompts, uniforms, temperature: float) -> np.ndar
         cache, following = output.past_key_values, prefixes[1][:, None]
         cache.reorder_cache(torch.as_tensor(prefixes[0]))  # its rows: repeated, or left out
     return drawn.reshape(n_prompts, n_samples, max_tokens)
-
-
-def _check_switch(prompts, max_tokens, model) -> None:
-    """Refuse an answer on the way of which the keys kept so far would have to be others."""
-    for i, prompt in enumerate(prompts):
-        if len(prompt) <= (model.rope_switch or np.inf) < len(prompt) + max_tokens - 1:
-            raise ValueError(
-                f"the prompt of question {i} has {len(prompt)} tokens, and its answer would pass "
-                f"{model.rope_switch}, where {model.name} changes its rotary factors; leave the "
-                "question out or lower max_tokens"
-            )
-
-
-def _plan(prompts, n_samples, max_tokens, batch_tokens, context) -> list[Batch]:
-    """Batches of prompts of one length, the longest first."""
-    lengths = np.array([len(prompt) for prompt in prompts])
-    longest = int(lengths.argmax())
-    whole = lengths + max_tokens - 1  # the last token of an answer is not read any more
-    room = whole * n_samples if max_tokens > 1 else lengths
-    if whole[longest] > context:
-        raise ValueError(
-            f"the prompt of question {longest} has {lengths[longest]} tokens, with an answer of "
-            f"{max_tokens} it is longer than the model's context, {context}; leave the question "
-            "out or lower max_tokens"
-        )
-    if room[longest] > batch_tokens:
-        raise ValueError(
-            f"question {longest} with its samples takes {room[longest]} tokens, batch_tokens is "
-            f"{batch_tokens}; raise it to that, or lower n_samples or max_tokens"
-        )
-    return equal_lengths(lengths, room, batch_tokens)
 
 
 def _draw(logits, row, uniforms, temperature: float) -> np.ndarray:
@@ -231,12 +212,12 @@ def _draw(logits, row, uniforms, temperature: float) -> np.ndarray:
     return found.cpu().numpy() - row * logits.shape[-1]
 
 
-def _is_end(model: Model, tokens) -> np.ndarray:
-    """Whether each token ends an answer: a line, or a text."""
+def _is_end(model: Model, tokens, others) -> np.ndarray:
+    """Whether each token ends an answer: a line, a text, or one of others."""
     kinds, kind = np.unique(tokens, return_inverse=True)
     tokenizer, generation = model.tokenizer, getattr(model.module, "generation_config", None)
     own = getattr(generation, "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *np.atleast_1d(own).tolist()}  # one, several or None
+    ends = {*others, tokenizer.eos_token_id, *np.atleast_1d(own).tolist()}  # one, several or None
     is_end = [token in ends or "\n" in tokenizer.decode([token]) for token in kinds.tolist()]
     return np.array(is_end, dtype=bool)[kind]
 

@@ -24,6 +24,7 @@ def gradient_direction(
     layer: int,
     *,
     max_steps: int = 30,
+    chat: bool = False,
     batch_tokens: int = 8192,
 ) -> Direction:
     """The vector that lowers the NLL of the answers most, added at the answer position of a layer.
@@ -40,6 +41,8 @@ def gradient_direction(
         0 to L.
     max_steps : int
         Of L-BFGS.
+    chat : bool
+        As in :func:`calib.read_layers`.
     batch_tokens : int
         Most tokens that are run at once.
 
@@ -68,9 +71,10 @@ def gradient_direction(
             "token cannot be run by itself; use a direction that is fitted on a reading"
         )
     questions = check_questions(questions)  # of which each has an answer
-    reading = read_layers(model, questions, keep_residuals=[layer], batch_tokens=batch_tokens)
+    how = {"chat": chat, "batch_tokens": batch_tokens}
+    reading = read_layers(model, questions, keep_residuals=[layer], **how)
     scale = reading.scale(layer)
-    tokens, prompts = prepare(model.tokenizer, questions)
+    tokens, prompts = prepare(model.tokenizer, questions, chat=chat)
     if any(len(prompt) - 1 == model.rope_switch for prompt in prompts):
         raise ValueError(
             f"a prompt has {model.rope_switch + 1} tokens, of which all but the last are read with "

@@ -72,6 +72,7 @@ def read_branches(
     everywhere: bool = False,
     shots: int = 0,
     exemplars: Dataset | None = None,
+    chat: bool = False,
     batch_tokens: int = 8192,
     resume=None,
 ) -> np.ndarray:
@@ -85,7 +86,7 @@ def read_branches(
     everywhere : bool
         Push every position instead of the answer position alone. Positions then change what later
         ones see, so that nothing can be shared: each branch costs a pass of its own.
-    shots, exemplars, batch_tokens, resume
+    shots, exemplars, chat, batch_tokens, resume
         As in :func:`calib.read_layers`.
 
     Returns
@@ -126,7 +127,7 @@ def read_branches(
     vectors = np.array([direction.push(strength) for direction, strength in branches])
     vectors = torch.tensor(vectors, dtype=torch.float32)
 
-    run = Run.prepare(model, questions, shots, exemplars)
+    run = Run.prepare(model, questions, shots, exemplars, chat=chat)
     step = 0 if everywhere else at_once(model, run.longest, len(branches), batch_tokens)
     batches = run.plan(batch_tokens, share=not everywhere, beside=step)
     try_pushes(model)

@@ -9,6 +9,7 @@ from recomputed import basics as plain
 from recomputed.beyond import expected_beyond
 from recomputed.laboratory import Laboratory, share
 from recomputed.mechanisms import expected_mechanisms
+from recomputed.real import expected_real
 from recomputed.recalibration import expected_recalibration
 from recomputed.steering import Steering, expected_direction, expected_temperature
 from recomputed.training import expected_training
@@ -42,12 +43,13 @@ def laboratory():
 @pytest.fixture(scope="session")
 def expected(laboratory):
     """By page, every number that its prose quotes: computed while the book is being built."""
-    lab, steering = laboratory, Steering()
+    lab, steering, real = laboratory, Steering(), expected_real(laboratory)
     return {
-        "index": expected_index(),
+        "index": expected_index(real),
         "reliability": expected_reliability(lab),
         "asking": expected_asking(lab),
         "layers": expected_layers(lab),
+        "real": real,
         "direction": expected_direction(lab, steering),
         "temperature": expected_temperature(lab, steering),
         "mechanisms": expected_mechanisms(lab, steering.lab),
@@ -58,12 +60,16 @@ def expected(laboratory):
     }
 
 
-def expected_index():
+def expected_index(real):
     lab = Laboratory(2000)
+    own = {
+        "ece_start": lab.interval(plain.ece, lab.base[START]),
+        "ece_end": lab.interval(plain.ece, lab.base[END]),
+        "accuracy_change": lab.difference(plain.accuracy, lab.base, END, START),
+    }
     return {
-        "index_ece_start": lab.interval(plain.ece, lab.base[START]),
-        "index_ece_end": lab.interval(plain.ece, lab.base[END]),
-        "index_accuracy_change": lab.difference(plain.accuracy, lab.base, END, START),
+        **{f"index_laboratory_{name}": value for name, value in own.items()},
+        **{f"index_real_{name}": real[f"real_{name}"] for name in own},
     }
 
 
@@ -293,8 +299,10 @@ def test_no_measured_number_is_typed_by_hand(page):
 
 def test_the_index_and_chapter_three_tell_the_same_story(glued):
     index, layers = glued["index"], glued["layers"]
-    assert index["index_ece_end_high"] < index["index_ece_start_low"]
-    assert abs(index["index_accuracy_change"]) < 0.02
+    for name in ("real", "laboratory"):
+        assert index[f"index_{name}_ece_end_high"] < index[f"index_{name}_ece_start_low"]
+        assert abs(index[f"index_{name}_accuracy_change"]) < 0.02
+    assert index["index_real_ece_start"] == glued["real"]["real_ece_start"]
     assert layers["layers_fall_low"] > 0
     assert layers["layers_changed"] < 0.1
     assert layers["layers_base_ece_start"] > 3 * layers["layers_base_ece_end"]
@@ -346,6 +354,34 @@ def test_the_tuned_models_correction_is_slight_and_its_doubt_blunter(glued):
     assert v["layers_tuned_fall_high"] < v["layers_fall_low"] / 2
     assert v["layers_tuned_truth_end_high"] < v["layers_base_truth_end_low"]
     assert v["layers_base_truth_start_high"] < v["layers_base_truth_end_low"]
+
+
+def test_the_real_models_correction_is_a_temperature_and_the_laboratorys_is_more(glued):
+    v, _ = values_of(glued, "real")
+    assert v["qwen_share_low"] > 0.95 and v["five_share_low"] > 0.95
+    assert v["lab_share_high"] < 0.7
+    assert v["qwen_nll_fall_at_t_low"] > 0  # "small, and real"
+    assert v["auroc_end_low"] < v["auroc_start"] and v["auroc_start_high"] > v["auroc_end"]
+    for category in ("STEM", "humanities", "social_sciences", "other"):
+        assert v[f"fall_{category}_low"] > 0.2
+        assert v[f"kept_{category}_low"] > -0.02 and v[f"kept_{category}_high"] < 0.02
+    assert v["five_fall_low"] > 0.2
+
+
+def test_a_preference_for_a_letter_hides_the_real_models_answer(glued):
+    v, limits = values_of(glued, "real")
+    assert lies_below(limits["plain_22"], limits["lifted_22"])
+    assert v["lifted_22"] > 0.9 * v["accuracy_end"] > v["plain_22"] * 1.5
+    assert v["lifted_21"] < v["lifted_22"] - 0.1  # "change little"
+    assert v["commonest_22"] > 0.95
+    assert v["last_share_low"] > v["last_right"]
+    assert v["lifted_decision"] == v["decision"] - 1
+
+
+def test_the_small_model_has_no_onset_though_its_ece_moves(glued):
+    v, _ = values_of(glued, "real")
+    assert v["small_accuracy_high"] <= v["small_baseline"]
+    assert v["small_most_ece"] > v["small_least_ece"] + 0.3
 
 
 def test_a_direction_halves_both_errors_and_leaves_accuracy(glued):

@@ -27,6 +27,7 @@ import torch
 from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
 from support.architectures import TOKENIZER, random_module
+from support.chats import TEMPLATES
 from support.served import (
     ARCHITECTURES,
     BARE,
@@ -221,6 +222,15 @@ def test_with_exemplars_too_which_are_not_shared_there(name, place, folder, ques
     assert can_share(local) and not can_share(remote)
     there, here = (read_layers(model, questions, shots=2) for model in (remote, local))
     same(there, here, atol=1e-5)
+
+
+def test_in_a_chat_only_the_tokenizer_is_asked_for_its_template(place, folder, questions):
+    both = open_both("llama", folder)
+    for model in both:
+        model.tokenizer.chat_template = TEMPLATES["words"]
+    there, here = (read_layers(model, questions, chat=True) for model in both)
+    same(there, here, atol=1e-5)
+    assert there.provenance["chat_template"] == here.provenance["chat_template"] != "not used"
 
 
 def test_a_reading_goes_on_where_it_was(place, folder, questions, tmp_path, monkeypatch):

@@ -196,3 +196,18 @@ def test_right_answers_all_in_one_place_are_pointed_out(recwarn):
     assert not recwarn.list
     with pytest.warns(UserWarning, match="of all 20 questions stands in place 1; .*shuffle_option"):
         load_questions(rows)
+
+
+@pytest.mark.parametrize("wish", [{"stratify": True}, {"stratify": 1, "limit": 2}])
+def test_a_subset_is_stratified_only_where_there_is_one(wish):
+    with pytest.raises(ValueError, match=r"stratify is .* give True together with a limit"):
+        load_questions("almanac", **wish)
+
+
+def test_largest_remainders_share_out_what_rounding_leaves():
+    # Of 10 questions 5, 3 and 2: a subset of 4 has shares of 2, 1.2 and .8.
+    subjects = ["a"] * 5 + ["b"] * 3 + ["c"] * 2
+    rows = [{**GOOD, "subject": s, "question": f"{s}{i}?"} for i, s in enumerate(subjects)]
+    for seed in range(5):
+        some = load_questions(rows, limit=4, seed=seed, stratify=True)
+        assert some["subject"][:] == ["a", "a", "b", "c"]

@@ -1,5 +1,7 @@
-"""MMLU itself, where a copy of it is at hand."""
+"""MMLU itself, as it comes with the package."""
 
+import hashlib
+import json
 import os
 import re
 from collections import Counter
@@ -14,17 +16,59 @@ from support.book import ROOT
 
 from calib import build_prompts, load_questions, open_model, read_layers
 from calib.questions import category_of, option_tokens
+from calib.questions.mmlu import KNOWN_REPEATS, has_known_repeat
 
 FOLDER = Path(os.environ.get("MMLU_FOLDER", ROOT.parent / "shared" / "mmlu"))
-pytestmark = pytest.mark.skipif(
-    not FOLDER.exists(),
-    reason=f"no copy of MMLU at {FOLDER}; name one in MMLU_FOLDER, in the layout of cais/mmlu",
-)
+# SHA-256, its first 32 digits, of the JSON of subject, question, options and answer, row by row, as
+# they were in a copy of the hub's cais/mmlu (whose validation split is the early release's here).
+DIGESTS = {
+    "test": "7151f6835ac44f4ecb10b77e3c54ec5c",
+    "validation": "8ec6314f4005d98e15913b2d873a0297",
+    "dev": "1532eece7f4255f9f2ef40267141156b",
+}
 
 
 @pytest.fixture(scope="module")
 def questions():
-    return load_questions(FOLDER)
+    return load_questions("mmlu")
+
+
+@pytest.mark.parametrize("split", DIGESTS)
+def test_each_split_is_the_one_that_was_released(split):
+    digest = hashlib.sha256()
+    for row in load_questions("mmlu", split):
+        parts = [row[name] for name in ("subject", "question", "choices", "answer")]
+        digest.update(json.dumps(parts).encode())
+    assert digest.hexdigest()[:32] == DIGESTS[split]
+
+
+@pytest.mark.skipif(
+    not FOLDER.exists(),
+    reason=f"no copy of MMLU at {FOLDER}; name one in MMLU_FOLDER, in the layout of cais/mmlu",
+)
+@pytest.mark.parametrize("split", DIGESTS)
+def test_the_rows_are_those_of_a_copy_of_the_hubs(split):
+    name = str(FOLDER / "all" / f"{split}-*.parquet")
+    plain = load_dataset("parquet", data_files=name)["train"]
+    own = load_questions("mmlu", split)
+    assert own.to_list() == plain.select_columns(own.column_names).to_list()
+
+
+def test_the_questions_that_repeat_an_option_are_the_thirteen_known():
+    rows = [row for split in DIGESTS for row in load_questions("mmlu", split)]
+    repeated = [row for row in rows if len(set(row["choices"])) < len(row["choices"])]
+    assert len(repeated) == len(KNOWN_REPEATS) == 13
+    assert all(map(has_known_repeat, repeated))
+
+
+def test_a_stratified_subset_has_each_subjects_share():
+    some = load_questions("mmlu", limit=2000, stratify=True)
+    counts, whole = Counter(some["subject"]), Counter(load_questions("mmlu")["subject"])
+    assert (len(some), len(counts)) == (2000, 57)
+    assert max(abs(counts[s] - 2000 * whole[s] / 14_042) for s in whole) < 1
+    assert counts["professional_law"] == 218  # 1,534 of 14,042
+    other = load_questions("mmlu", limit=2000, stratify=True, seed=1)
+    assert set(some["question"]) != set(other["question"])
 
 
 def test_the_test_split_is_whole(questions):
@@ -40,7 +84,7 @@ def test_the_test_split_is_whole(questions):
 
 
 def test_stem_has_the_papers_size_and_uneven_letters():
-    stem = load_questions(FOLDER, category="STEM")
+    stem = load_questions("mmlu", category="STEM")
     assert len(stem) == 3018
     letters = Counter(stem["answer"])
     assert [letters[i] for i in range(4)] == [645, 719, 783, 871]
@@ -49,15 +93,9 @@ def test_stem_has_the_papers_size_and_uneven_letters():
 
 @pytest.mark.parametrize(("split", "count"), [("validation", 1542), ("dev", 285)])
 def test_the_other_splits_load(split, count):
-    questions = load_questions(FOLDER, split)
+    questions = load_questions("mmlu", split)
     assert len(questions) == count
     assert len(set(questions["subject"])) == 57
-
-
-def test_the_rows_are_those_datasets_reads(questions):
-    plain = load_dataset("parquet", data_files=str(FOLDER / "all" / "test-*.parquet"))["train"]
-    for i in (0, 7_000, 14_041):
-        assert questions[i] == {name: plain[i][name] for name in questions.column_names}
 
 
 @pytest.mark.parametrize("shots", [0, 5])
@@ -80,7 +118,7 @@ def test_the_first_prompt_is_the_evaluation_harnesses(questions):
 
 
 def test_two_hundred_of_them_read_through_a_model_as_it_reads_them_alone():
-    some = load_questions(FOLDER, category="STEM", limit=200)
+    some = load_questions("mmlu", category="STEM", limit=200)
     module = random_module("llama", max_position_embeddings=4096)
     reading = read_layers(open_model((module, TOKENIZER)), some)
     assert reading.logits.shape == (200, 4, 4)

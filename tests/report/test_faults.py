@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from support.architectures import TOKENIZER, random_module
+from support.gguf_files import needed, write_gguf
 
 from calib.__main__ import main
 
@@ -104,8 +105,8 @@ def test_a_broken_model_is_named(files, words, good, place, capfd):
     [
         ("", "argument MODEL: '' is empty"),
         ("a\0b", r"argument MODEL: 'a\\x00b' .* NUL"),
-        ("model.gguf", "'model.gguf' is a file; name a folder written by save_pretrained"),
-        ("./model.safetensors", "'./model.safetensors' is a file; name a folder"),
+        ("model.gguf", "model.gguf is cut off after 4 bytes; download it again"),
+        ("./model.safetensors", "'./model.safetensors' is a file; name a .gguf file, or a folder"),
         ("./gone", "'./gone' is no folder here and no hub id"),
         ("a/b/c", "'a/b/c' is no folder here and no hub id"),
         ("a\nb", r"'a\\nb' is no folder here and no hub id"),
@@ -116,10 +117,42 @@ def test_a_broken_model_is_named(files, words, good, place, capfd):
     ],
 )
 def test_what_is_no_model_is_named(source, words, place, capfd):
-    for name in ("model.gguf", "model.safetensors"):
-        (place / name).write_bytes(b"GGUF")
+    (place / "model.gguf").write_bytes(b"GGUF")
+    (place / "model.safetensors").write_bytes(header(2))
     assert re.search(words, refused([source, *ON], capfd))
     assert len(os.listdir()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models"], "the folder 'models' has no config.json and holds cut.gguf, whole.gguf; name"),
+        (["models", "--gguf-file", "gone.gguf"], "has no file 'gone.gguf'; it holds cut.gguf"),
+        (["models", "--gguf-file", "cut.gguf"], "models/cut.gguf is cut off: its tensors end at"),
+        (["models/cut.gguf"], "models/cut.gguf is cut off: its tensors end at byte"),
+        (["models/whole.gguf", "--tensor-parallel"], "would be unpacked whole by every process"),
+        (["models/whole.gguf", "--remote"], "'models/whole.gguf' is on this machine; open it"),
+    ],
+)
+def test_a_gguf_file_that_cannot_be_opened_is_named(arguments, words, place, capfd):
+    needed()
+    (place / "models").mkdir()
+    write_gguf(place / "models" / "whole.gguf")
+    content = (place / "models" / "whole.gguf").read_bytes()
+    (place / "models" / "cut.gguf").write_bytes(content[:-999])
+    line = refused([*arguments, *ON], capfd)
+    assert words in line
+    assert "on the hub, check" not in line
+    assert os.listdir() == ["models"]
+
+
+def test_a_report_of_a_gguf_file_names_it(place, capfd):
+    needed()
+    write_gguf(place / "tiny.gguf", kind="Q8_0")
+    main(["report", ".", "--gguf-file", "tiny.gguf", *ON])
+    assert capfd.readouterr().out.splitlines()[-1] == os.path.join("report-tiny.gguf", "index.html")
+    page = (place / "report-tiny.gguf" / "index.html").read_text(encoding="utf-8")
+    assert "quantization Q8_0" in page
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from support.readings import planted
 from support.second_device import ELSEWHERE
 
 from calib import Reading, evolve, load_questions, metrics, open_model, read_layers
-from calib.__main__ import CATEGORIES, main
+from calib.__main__ import main
+from calib._arguments import CATEGORIES
 from calib.analysis import Correction, Evolution, calibrated_ece
 from calib.analysis.phases import METRICS
 from calib.metrics import Interval
@@ -432,7 +433,8 @@ ONLY = ["--questions", "almanac"]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "report, MODEL"),
+        ([], "required: COMMAND"),
+        (["report"], "required: MODEL"),
         (["draw", "almanac"], "'draw'"),
         (["report", "almanac", "--width", "3"], "--width"),
         (["report", "almanac", "--shots", "6"], "--shots: invalid choice: 6"),
@@ -454,7 +456,10 @@ ONLY = ["--questions", "almanac"]
             ["report", "almanac", "--questions", "law", "--category", "STEM"],
             "'law' belongs to none",
         ),
-        (["report", "some/model"], "'mmlu' cannot be loaded .*check the network"),
+        (
+            ["report", "some/model", "--questions", "copa"],
+            "'copa' cannot be loaded .*check the network",
+        ),
     ],
 )
 def test_a_fault_of_the_input_is_told_before_anything_is_opened(
@@ -464,10 +469,10 @@ def test_a_fault_of_the_input_is_told_before_anything_is_opened(
         pytest.fail("the model was opened before the input was checked")
 
     def unreachable(*_, **__):
-        raise ConnectionError("Couldn't reach 'cais/mmlu' on the Hub")
+        raise ConnectionError("Couldn't reach 'super_glue' on the Hub")
 
-    monkeypatch.setattr("calib.report.write.open_model", stop)
-    monkeypatch.setattr("calib.questions.load.load_dataset", unreachable)
+    monkeypatch.setattr("calib.report._steps.open_model", stop)
+    monkeypatch.setattr("calib.questions.sets.load_dataset", unreachable)
     monkeypatch.chdir(tmp_path)
     for folder in ("plain", "site", "wrong", "mixed", "law"):
         os.mkdir(folder)
@@ -541,7 +546,7 @@ def test_remote_is_passed_on(tmp_path, monkeypatch, capsys):
     def refuse(source, *, remote, **_):
         raise ValueError(f"{source} with remote={remote}")
 
-    monkeypatch.setattr("calib.report.write.open_model", refuse)
+    monkeypatch.setattr("calib.report._steps.open_model", refuse)
     monkeypatch.chdir(tmp_path)
     check_refused(["report", "almanac", "--remote"], "almanac with remote=True", capsys)
 
@@ -580,7 +585,8 @@ def test_the_command_line_knows_mmlus_categories():
 
 def test_the_help_names_every_option_and_is_quick(tmp_path):
     code = (
-        "import sys, calib.__main__ as c\ntry: c.main(['--help'])\nfinally: print(set(sys.modules))"
+        "import sys, calib.__main__ as c\ntry: c.main(['report', '--help'])\n"
+        "finally: print(set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -8,7 +8,7 @@ NEEDED = (
 )  # fmt: skip
 ROOT = Path(__file__).parent.parent.parent
 CHAPTERS = (
-    "reliability", "asking", "layers", "direction", "temperature", "mechanisms", "beyond",
+    "reliability", "asking", "layers", "real", "direction", "temperature", "mechanisms", "beyond",
     "recalibration", "training", "own",
 )  # fmt: skip
 PAGES = ("index", *CHAPTERS)  # those that are executed
