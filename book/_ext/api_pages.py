@@ -18,10 +18,12 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
+import calib
+
 # Those whose __all__ is public; what stands at the top is called by its name there.
 MODULES = (
     "", "metrics", "questions", "models", "reading", "recalibration", "analysis", "steering",
-    "mechanisms", "sampling", "figures", "report",
+    "mechanisms", "sampling", "figures", "report", "atlas",
 )  # fmt: skip
 LITERAL = re.compile(r"(``.*?``)")
 CHOICES = re.compile(r"^( *\w[\w, ]* : )(\{.*?\})")  # a parameter's type: {"one", "other"}
@@ -35,9 +37,11 @@ def public_names():
     """Names as users import them, by the object's identity."""
     found = {}
     for name in MODULES:
-        module = import_module(f"calib.{name}".rstrip("."))
+        # Where users find it: the atlas lies in a room, and has its address at the top.
+        module = getattr(calib, name) if name else calib
         for public in module.__all__:
-            found.setdefault(id(getattr(module, public)), f"{module.__name__}.{public}")
+            address = f"calib.{name}.{public}" if name else f"calib.{public}"
+            found.setdefault(id(getattr(module, public)), address)
     return found
 
 

@@ -62,6 +62,11 @@ class Entry:
 
         return self.of(fall, len(rows)), self.of(kept, len(rows))
 
+    def commonest(self, layer, rows=slice(None)):
+        """The letter given most often, and its share."""
+        counts = np.bincount(self.p[layer][rows].argmax(axis=1), minlength=4)
+        return "ABCD"[counts.argmax()], share(counts.max(), counts.sum())
+
 
 def newton(logits, labels):
     """The best temperature: a root of the slope of the NLL in 1 / T, by Newton's steps."""
@@ -137,13 +142,23 @@ def expected_real(lab):
             plain.ece(last, np.where(rng.random(qwen.n) < top[0], top[1], -1)) for _ in range(60)
         ]
     )
-    commonest = np.bincount(top[1]).argmax()
+    answered, right = qwen.commonest(END), np.bincount(y) / qwen.n
+    before, after = (p.argmax(axis=1) for p in qwen.p[[START, END]])
     expected = {
         "onset": qwen.onset(), "decision": qwen.decision(), "start": START, "end": END,
-        "floor": floor, "last_right": np.mean(y == commonest),
-        "last_share": share((top[1] == commonest).sum(), qwen.n),
+        "floor": floor, "baseline": qwen.baseline, "lifted_onset": 22,
+        "letter_28": answered[0], "letter_share_28": answered[1],
+        "last_right": right["ABCD".index(answered[0])],
+        "changed": share((before != after).sum(), qwen.n),
     }  # fmt: skip
     expected["fall"], expected["accuracy_change"] = qwen.change()
+    expected["letter_22"], expected["letter_share_22"] = qwen.commonest(22)
+    expected["last_block"] = fall_of(plain.ece, qwen, qwen.p[[END - 1, END]])
+    band = fall_of(plain.auroc, qwen, qwen.p[[END, START]])
+    expected["auroc_change"] = band
+    pairs = qwen.p[[START, END]], np.stack([cooled(z[k], y) for k in (START, END)])
+    expected["qwen_ece_share"] = share_of(plain.ece, qwen, *pairs)
+    expected["qwen_brier_share"] = share_of(brier, qwen, *pairs)
     for place, layer in {"start": START, "end": END}.items():
         for metric in (plain.ece, plain.mce, plain.auroc):
             name = f"{metric.__name__}_{place}"
@@ -164,11 +179,10 @@ def expected_real(lab):
     found = explained(with_logits, lab.labels)
     expected |= {f"lab_{name}": value for name, value in found.items()}
     for layer in (21, 22):
-        answers = np.bincount(qwen.p[layer].argmax(axis=1)).max() / qwen.n
-        expected[f"commonest_{layer}"] = answers
         expected[f"plain_{layer}"] = share(round(accuracy_at(qwen, layer) * qwen.n), qwen.n)
         expected[f"lifted_{layer}"] = qwen.interval(plain.accuracy, lifted(z[layer], y))
-    above = [plain.accuracy(lifted(z[k], y), y) for k in range(21, 29)]
+    above = np.array([plain.accuracy(lifted(z[k], y), y) for k in range(21, 29)])
+    assert plain.wilson(above[0], qwen.n)[0] < qwen.baseline < plain.wilson(above[1], qwen.n)[0]
     expected["lifted_decision"] = 22 + int(np.flatnonzero(np.abs(above - above[-1]) > 0.02)[-1])
     expected |= of_five(five, qwen)
     last = small.p[-1]
@@ -177,9 +191,44 @@ def expected_real(lab):
         "small_baseline": small.baseline,
         "small_least_ece": min(plain.ece(p, small.labels) for p in small.p),
         "small_most_ece": max(plain.ece(p, small.labels) for p in small.p),
+        "small_decision": small.decision(),
+        "small_start": start_of(small),
+        "small_lifted": best_lifted(small),
     }
     expected |= of_exercises(qwen)
     return {f"real_{name}": value for name, value in expected.items()}
+
+
+def brier(p, labels):
+    return ((p - np.eye(4)[labels]) ** 2).sum(axis=1).mean()
+
+
+def fall_of(metric, entry, pair):
+    """A metric at the first of two layers minus at the second, paired."""
+    y = entry.labels
+    return entry.of(lambda i: metric(pair[0][i], y[i]) - metric(pair[1][i], y[i]))
+
+
+def share_of(metric, entry, raw, at_best):
+    """The share of a metric's fall that is not left at the best temperatures."""
+    y = entry.labels
+
+    def statistic(i):
+        falls = [metric(a[i], y[i]) - metric(b[i], y[i]) for a, b in (raw, at_best)]
+        return 1 - falls[1] / falls[0]
+
+    return entry.of(statistic)
+
+
+def start_of(entry):
+    """The layer of largest ECE from the decision on."""
+    first = entry.decision()
+    return first + int(np.argmax([plain.ece(p, entry.labels) for p in entry.p[first:]]))
+
+
+def best_lifted(entry):
+    right = [plain.accuracy(lifted(z, entry.labels), entry.labels) for z in entry.logits]
+    return share(round(max(right) * entry.n), entry.n)
 
 
 def accuracy_at(entry, layer):
@@ -198,7 +247,10 @@ def of_five(five, qwen):
     return {
         "five_onset": five.onset(), "five_decision": five.decision(),
         "five_wider": five.decision(0.03), "five_n": five.n, "five_fall": fall,
-        "five_kept": kept, "five_accuracy": gain(plain.accuracy), "five_ece": gain(plain.ece),
+        "five_kept": kept, "five_letter_share": five.commonest(END)[1],
+        "zero_letter_share": qwen.commonest(END, rows)[1],
+        "five_last": fall_of(plain.accuracy, five, five.p[[END, END - 1]]),
+        "five_accuracy": gain(plain.accuracy), "five_ece": gain(plain.ece),
         **{
             f"five_accuracy_{layer}": five.interval(plain.accuracy, five.p[layer])
             for layer in (27, 28)
@@ -211,13 +263,7 @@ def of_exercises(qwen):
     right = np.bincount(y) / qwen.n
     letter = int(np.bincount(qwen.p[20].argmax(axis=1)).argmax())
 
-    def brier(p):
-        return ((p - np.eye(4)[y]) ** 2).sum(axis=1).mean()
-
-    raw = brier(qwen.p[START]) - brier(qwen.p[END])
-    at_best = brier(cooled(z[START], y)) - brier(cooled(z[END], y))
     found = {"letter": "ABCD"[letter], "letter_right": right[letter]}
-    found["brier_share"] = 1 - at_best / raw
     rng = np.random.default_rng(0)
     for size in (200, 500, 1000, 4000):
         rows = rng.choice(qwen.n, size, replace=False)
